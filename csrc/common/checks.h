@@ -1,0 +1,153 @@
+// Argument checks of every binding. Each message names the op, the argument, what was expected and what came;
+// mbv1_kernels/checks.py makes the same checks with the same words for the wrappers and fakes.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "params.h"
+
+namespace mbv1 {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_string(const Tensor& tensor) {
+  std::ostringstream out;
+  out << '(';
+  for (int64_t d = 0; d < tensor.dim(); ++d) out << (d ? ", " : "") << tensor.size(d);
+  if (tensor.dim() == 1) out << ',';
+  out << ')';
+  return out.str();
+}
+
+inline std::string shape_string(const std::vector<int64_t>& shape) {
+  std::ostringstream out;
+  out << '(';
+  for (size_t d = 0; d < shape.size(); ++d) out << (d ? ", " : "") << shape[d];
+  if (shape.size() == 1) out << ',';
+  out << ')';
+  return out.str();
+}
+
+// One op's checks: `Checks check("dwconv2d"); check.input(x); …`
+class Checks {
+ public:
+  explicit Checks(const char* op) : op_(op) {}
+
+  template <class Got>
+  [[noreturn]] void fail(const std::string& argument, const std::string& expected, const Got& got) const {
+    std::ostringstream out;
+    out << "mbv1::" << op_ << ": " << argument << ": expected " << expected << ", got " << got;
+    throw std::runtime_error(out.str());  // not STD_TORCH_CHECK, which puts this file and line before the message
+  }
+
+  // Rank 4, a dtype the ops know, no empty dimension but the batch.
+  DType input(const Tensor& x) const {
+    if (x.dim() != 4) {
+      fail("x", "a 4-D tensor (N, C, H, W)", std::to_string(x.dim()) + "-D " + shape_string(x));
+    }
+    const DType dtype = this->dtype(x);
+    for (int64_t d = 1; d < 4; ++d) {
+      if (x.size(d) <= 0) fail("x", "C, H and W >= 1", shape_string(x));
+    }
+    return dtype;
+  }
+
+  void weight(const char* argument, const Tensor& weight, int64_t rank, const std::string& form) const {
+    if (weight.dim() != rank) {
+      fail(argument, "a " + std::to_string(rank) + "-D tensor " + form,
+           std::to_string(weight.dim()) + "-D " + shape_string(weight));
+    }
+    for (int64_t d = 0; d < rank; ++d) {
+      if (weight.size(d) <= 0) fail(argument, form + " with no empty dimension", shape_string(weight));
+    }
+  }
+
+  // A weight, bias or residual: exactly `shape`, and the dtype and device of x.
+  void like(const char* argument, const std::optional<Tensor>& tensor, const Tensor& x,
+            const std::vector<int64_t>& shape) const {
+    if (!tensor.has_value()) return;
+    bool same = tensor->dim() == static_cast<int64_t>(shape.size());
+    for (size_t d = 0; same && d < shape.size(); ++d) same = tensor->size(d) == shape[d];
+    if (!same) fail(argument, "shape " + shape_string(shape), shape_string(*tensor));
+    if (tensor->scalar_type() != x.scalar_type()) {
+      fail(argument, std::string("dtype ") + name(x.scalar_type()) + " as x", name(tensor->scalar_type()));
+    }
+    if (!(tensor->device() == x.device())) {
+      fail(argument, "device " + device_string(x) + " as x", device_string(*tensor));
+    }
+  }
+
+  // [top, bottom, left, right], or [vertical, horizontal], each between `low` and 2^31 - 1.
+  void integers(const char* argument, const std::vector<int64_t>& values, size_t count, int64_t low) const {
+    bool good = values.size() == count;
+    for (int64_t value : values) good = good && value >= low && value <= INT32_MAX;
+    if (!good) {
+      fail(argument, std::to_string(count) + " integers >= " + std::to_string(low), shape_string(values));
+    }
+  }
+
+  Activation activation(const char* argument, const std::string& name) const {
+    if (name == "none") return Activation::kNone;
+    if (name == "relu") return Activation::kRelu;
+    if (name == "relu6") return Activation::kRelu6;
+    if (name == "hardswish") return Activation::kHardswish;
+    if (name == "silu") return Activation::kSilu;
+    fail(argument, "one of none, relu, relu6, hardswish, silu", "'" + name + "'");
+  }
+
+  // (size + before + after - dilation * (k - 1) - 1) / stride + 1
+  int64_t output_size(const char* axis, int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t stride,
+                      int64_t dilation) const {
+    const int64_t padded = size + before + after;
+    const int64_t window = dilation * (kernel - 1) + 1;
+    if (padded < window) {
+      fail("x", std::string("padded ") + axis + " >= window " + std::to_string(window), padded);
+    }
+    return (padded - window) / stride + 1;
+  }
+
+ private:
+  static std::optional<DType> known_dtype(ScalarType type) {
+    switch (type) {
+      case ScalarType::Float:
+        return DType::kFloat32;
+      case ScalarType::Half:
+        return DType::kFloat16;
+      case ScalarType::BFloat16:
+        return DType::kBFloat16;
+      case ScalarType::Double:
+        return DType::kFloat64;
+      default:
+        return std::nullopt;
+    }
+  }
+
+  static std::string name(ScalarType type) {
+    const std::optional<DType> dtype = known_dtype(type);
+    return dtype.has_value() ? dtype_name(*dtype) : torch::headeronly::toString(type);
+  }
+
+  DType dtype(const Tensor& x) const {
+    const std::optional<DType> dtype = known_dtype(x.scalar_type());
+    if (!dtype.has_value()) fail("x", "float32, float16, bfloat16 or float64", name(x.scalar_type()));
+    return *dtype;
+  }
+
+  static std::string device_string(const Tensor& tensor) {
+    if (tensor.is_cpu()) return "cpu";
+    return (tensor.is_cuda() ? "cuda:" : "device:") + std::to_string(tensor.get_device_index());
+  }
+
+  const char* op_;
+};
+
+}  // namespace mbv1

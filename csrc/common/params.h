@@ -1,0 +1,116 @@
+// What a kernel is told: one plain struct per op, with no torch in it.
+//
+// Sizes and strides count elements, not bytes. Strides are those of the logical (N, C, H, W) tensor whatever
+// its memory layout, so NHWC memory has stride c = 1, and a stride may be 0 (an expanded tensor).
+#pragma once
+
+#include <cstdint>
+
+namespace mbv1 {
+
+enum class DType : int32_t { kFloat32, kFloat16, kBFloat16, kFloat64 };
+
+enum class Activation : int32_t { kNone, kRelu, kRelu6, kHardswish, kSilu };
+
+struct Strides4 {
+  int64_t n, c, h, w;
+};
+
+// The sliding window of a convolution. The bottom and right padding are implied by the output's size.
+struct Window {
+  int32_t kernel_h, kernel_w;
+  int32_t stride_h, stride_w;
+  int32_t pad_top, pad_left;
+  int32_t dilation_h, dilation_w;
+};
+
+// y[n, c, oh, ow] = act(bias[c] + sum_ij weight[c, 0, i, j] * x[n, c, oh*sh - top + i*dh, ow*sw - left + j*dw])
+struct DwConv2dParams {
+  const void* x;
+  const void* weight;
+  const void* bias;  // or null
+  void* y;
+  int64_t batch, channels;
+  int64_t in_h, in_w, out_h, out_w;
+  Strides4 x_stride, y_stride;
+  int64_t weight_stride_c, weight_stride_h, weight_stride_w;
+  int64_t bias_stride;
+  Window window;
+  Activation activation;
+  DType dtype;
+};
+
+// y[n, o, h, w] = act(bias[o] + sum_k weight[o, k, 0, 0] * x[n, k, h, w] + residual[n, o, h, w])
+struct PwConv2dParams {
+  const void* x;
+  const void* weight;
+  const void* bias;      // or null
+  const void* residual;  // or null
+  void* y;
+  int64_t batch, in_channels, out_channels, h, w;
+  Strides4 x_stride, residual_stride, y_stride;
+  int64_t weight_stride_o, weight_stride_k;
+  int64_t bias_stride;
+  Activation activation;
+  DType dtype;
+  bool allow_tf32;  // float32 on CUDA may round its factors to TF32
+};
+
+// pwconv2d(dwconv2d(x)): dw.y and pw.x are null, pw.h and pw.w are dw.out_h and dw.out_w.
+struct SeparableConv2dParams {
+  DwConv2dParams dw;
+  PwConv2dParams pw;
+};
+
+// y[n, o, oh, ow] = act(bias[o] + sum_cij weight[o, c, i, j] * x[n, c, oh*sh - top + i, ow*sw - left + j])
+struct StemConv2dParams {
+  const void* x;
+  const void* weight;
+  const void* bias;  // or null
+  void* y;
+  int64_t batch, in_channels, out_channels;
+  int64_t in_h, in_w, out_h, out_w;
+  Strides4 x_stride, y_stride;
+  int64_t weight_stride_o, weight_stride_c, weight_stride_h, weight_stride_w;
+  int64_t bias_stride;
+  Window window;
+  Activation activation;
+  DType dtype;
+};
+
+// y[n, o] = bias[o] + sum_k weight[o, k] * mean_hw x[n, k, h, w]; y is contiguous
+struct PoolLinearParams {
+  const void* x;
+  const void* weight;
+  const void* bias;  // or null
+  void* y;
+  int64_t batch, channels, h, w, out_features;
+  Strides4 x_stride;
+  int64_t weight_stride_o, weight_stride_k;
+  int64_t bias_stride;
+  DType dtype;
+};
+
+template <class Params>
+DType dtype_of(const Params& params) {
+  return params.dtype;
+}
+inline DType dtype_of(const SeparableConv2dParams& params) { return params.pw.dtype; }
+
+inline const char* op_name(const DwConv2dParams&) { return "dwconv2d"; }
+inline const char* op_name(const PwConv2dParams&) { return "pwconv2d"; }
+inline const char* op_name(const SeparableConv2dParams&) { return "separable_conv2d"; }
+inline const char* op_name(const StemConv2dParams&) { return "stem_conv2d"; }
+inline const char* op_name(const PoolLinearParams&) { return "pool_linear"; }
+
+// As in Python, and as in the names of kernels.
+inline const char* dtype_name(DType dtype) {
+  constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "float64"};
+  return kNames[static_cast<int32_t>(dtype)];
+}
+inline const char* dtype_suffix(DType dtype) {
+  constexpr const char* kSuffixes[] = {"f32", "f16", "bf16", "f64"};
+  return kSuffixes[static_cast<int32_t>(dtype)];
+}
+
+}  // namespace mbv1

@@ -1,0 +1,36 @@
+// The ops on the CPU.
+#include "../common/op.h"
+#include "kernels.h"
+
+namespace mbv1::cpu {
+namespace {
+
+void parallel_for(int64_t items, void (*body)(const void* context, int64_t begin, int64_t end), const void* context) {
+  torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+struct Backend {
+  static const auto& table(const DwConv2dParams&) { return kernels().dwconv2d; }
+  static const auto& table(const PwConv2dParams&) { return kernels().pwconv2d; }
+  static const auto& table(const SeparableConv2dParams&) { return kernels().separable_conv2d; }
+  static const auto& table(const StemConv2dParams&) { return kernels().stem_conv2d; }
+  static const auto& table(const PoolLinearParams&) { return kernels().pool_linear; }
+
+  template <class Params>
+  static void run(const Kernel<Params>& kernel, const Params& params, const Tensor&) {
+    kernel.run(params, {parallel_for, torch::stable::get_num_threads()});
+  }
+
+  static std::string suffix() { return std::string("_") + kernels().isa; }
+  static const char* wanted() { return "float32, float16, bfloat16 or float64"; }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mbv1, CPU, m) { implement_ops<Backend>(m); }
+
+STABLE_TORCH_LIBRARY_IMPL(mbv1, CompositeExplicitAutograd, m) {
+  m.impl("cpu_kernels", TORCH_BOX(&kernel_names<Backend>));
+}
+
+}  // namespace mbv1::cpu

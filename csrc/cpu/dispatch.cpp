@@ -1,0 +1,71 @@
+// Choice of the instruction set, and the threads' scratch memory.
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace mbv1::cpu {
+namespace {
+
+struct Isa {
+  const char* name;
+  bool available;
+  const Kernels& (*kernels)();
+};
+
+const Kernels& choose() {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const Isa isas[] = {
+      {"avx512", avx512, kernels_avx512}, {"avx2", avx2, kernels_avx2}, {"portable", true, kernels_portable}};
+#else
+  const Isa isas[] = {{"portable", true, kernels_portable}};
+#endif
+  const char* forced = std::getenv("MBV1_CPU_ISA");
+  for (const Isa& isa : isas) {
+    if (isa.available && (forced == nullptr || std::string(forced) == isa.name)) return isa.kernels();
+  }
+  std::string expected;
+  for (const Isa& isa : isas) {
+    if (isa.available) expected += std::string(expected.empty() ? "" : ", ") + isa.name;
+  }
+  throw std::runtime_error("mbv1: MBV1_CPU_ISA: expected one of " + expected + " on this processor, got '" + forced +
+                           "'");
+}
+
+struct Buffer {
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<void, Free> memory;
+  size_t bytes = 0;
+};
+
+thread_local Buffer buffers[static_cast<int>(Slot::kCount)];
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+void* workspace_bytes(Slot slot, size_t bytes) {
+  Buffer& buffer = buffers[static_cast<int>(slot)];
+  if (buffer.bytes < bytes) {
+    const size_t rounded = (bytes + 63) / 64 * 64;
+    buffer.memory.reset();
+    buffer.bytes = 0;
+    buffer.memory.reset(std::aligned_alloc(64, rounded));
+    if (buffer.memory == nullptr) throw std::bad_alloc();
+    buffer.bytes = rounded;
+  }
+  return buffer.memory.get();
+}
+
+}  // namespace mbv1::cpu

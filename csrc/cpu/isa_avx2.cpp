@@ -1,0 +1,16 @@
+// The kernels for x86-64 processors with AVX2, FMA and F16C.
+#if defined(__x86_64__)
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+#include "kernels.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#define MBV1_ISA avx2
+#define MBV1_VECTOR_BYTES 32
+#include "isa.h"
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,87 @@
+// Global average pool and linear layer: the means go to scratch memory, then one dot product an output.
+#pragma once
+
+#include "simd.h"
+
+namespace mbv1::cpu {
+namespace {
+
+// Sums are made row by row, so that rounding errors grow with height + width and not with their product.
+template <class T>
+void pool_channels_nhwc(const PoolLinearParams& p, int64_t n, int64_t c, int64_t count, Acc<T>* mean) {
+  using V = typename Vec<Acc<T>>::Type;
+  const T* image = static_cast<const T*>(p.x) + n * p.x_stride.n + c;
+  V total = {};
+  for (int64_t h = 0; h < p.h; ++h) {
+    V sum = {};
+    for (int64_t w = 0; w < p.w; ++w) sum += load_part(image + h * p.x_stride.h + w * p.x_stride.w, count);
+    total += sum;
+  }
+  store_part(mean, total / static_cast<Acc<T>>(p.h * p.w), count);
+}
+
+template <class T>
+Acc<T> pool_plane(const PoolLinearParams& p, int64_t n, int64_t c) {
+  const T* plane = static_cast<const T*>(p.x) + n * p.x_stride.n + c * p.x_stride.c;
+  Acc<T> total = 0;
+  for (int64_t h = 0; h < p.h; ++h) {
+    Acc<T> sum = 0;
+    for (int64_t w = 0; w < p.w; ++w) sum += load_one(plane + h * p.x_stride.h + w * p.x_stride.w);
+    total += sum;
+  }
+  return total / static_cast<Acc<T>>(p.h * p.w);
+}
+
+template <class T>
+Acc<T> dot(const T* weight, int64_t step, const Acc<T>* x, int64_t count) {
+  using V = typename Vec<Acc<T>>::Type;
+  constexpr int kParts = kLanes<Acc<T>>;
+  Acc<T> sum = 0;
+  int64_t k = 0;
+  if (step == 1) {
+    V sums = {};
+    for (; k + kParts <= count; k += kParts) sums += load(weight + k) * load(x + k);
+    for (int lane = 0; lane < kParts; ++lane) sum += sums[lane];
+  }
+  for (; k < count; ++k) sum += load_one(weight + k * step) * x[k];
+  return sum;
+}
+
+template <class T>
+void pool_linear(const PoolLinearParams& p, const Threads& threads) {
+  using A = Acc<T>;
+  constexpr int kParts = kLanes<A>;
+  A* means = workspace<A>(Slot::kInput, p.batch * p.channels);
+  const int64_t blocks = divide_up(p.channels, kParts);
+  parallel(threads, p.batch * blocks, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / blocks, c = item % blocks * kParts;
+      const int64_t count = smaller<int64_t>(p.channels - c, kParts);
+      A* mean = means + n * p.channels + c;
+      if (p.x_stride.c == 1) {
+        pool_channels_nhwc<T>(p, n, c, count, mean);
+      } else {
+        for (int64_t i = 0; i < count; ++i) mean[i] = pool_plane<T>(p, n, c + i);
+      }
+    }
+  });
+  parallel(threads, p.batch * p.out_features, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / p.out_features, o = item % p.out_features;
+      const T* weight = static_cast<const T*>(p.weight) + o * p.weight_stride_o;
+      A sum = dot<T>(weight, p.weight_stride_k, means + n * p.channels, p.channels);
+      if (p.bias != nullptr) sum += load_one(static_cast<const T*>(p.bias) + o * p.bias_stride);
+      store_one(static_cast<T*>(p.y) + item, sum);
+    }
+  });
+}
+
+constexpr Kernel<PoolLinearParams> kPoolLinear[] = {
+    {"pool_linear_any", [](const PoolLinearParams&) { return true; },
+     [](const PoolLinearParams& p, const Threads& threads) {
+       with_dtype(p.dtype, [&](auto type) { pool_linear<decltype(type)>(p, threads); });
+     }},
+};
+
+}  // namespace
+}  // namespace mbv1::cpu

@@ -1,0 +1,253 @@
+// Vectors of the instruction set that the including isa_*.cpp compiles for, by the compilers' vector extensions.
+//
+// Everything here and in the kernel headers has internal linkage, and nothing from the standard library is
+// instantiated: an inline function emitted with AVX instructions must never be the copy that the linker keeps.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels.h"
+
+#define MBV1_INLINE inline __attribute__((always_inline))
+
+namespace mbv1::cpu {
+namespace {
+
+// Set beside the target: the compilers do not all define __AVX2__ and the like for a target pragma.
+constexpr int kVectorBytes = MBV1_VECTOR_BYTES;
+
+// Storage of the 16-bit types; the kernels convert on load and store and compute in float.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct AccOf {
+  using type = float;
+};
+template <>
+struct AccOf<double> {
+  using type = double;
+};
+// What sums are made in.
+template <class T>
+using Acc = typename AccOf<T>::type;
+
+template <class A>
+struct Vec {
+  static constexpr int kLanes = kVectorBytes / sizeof(A);
+  typedef A Type __attribute__((vector_size(kVectorBytes)));
+};
+typedef uint32_t U32Vec __attribute__((vector_size(kVectorBytes)));
+typedef int32_t I32Vec __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t U16Vec __attribute__((vector_size(kVectorBytes / 2)));
+using F32Vec = Vec<float>::Type;
+using F64Vec = Vec<double>::Type;
+
+template <class A>
+constexpr int kLanes = Vec<A>::kLanes;
+
+template <class I>
+constexpr I smaller(I a, I b) {
+  return a < b ? a : b;
+}
+template <class I>
+constexpr I larger(I a, I b) {
+  return a > b ? a : b;
+}
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+template <class A>
+A* workspace(Slot slot, int64_t count) {
+  return static_cast<A*>(workspace_bytes(slot, static_cast<size_t>(count) * sizeof(A)));
+}
+
+template <class A>
+MBV1_INLINE typename Vec<A>::Type broadcast(A value) {
+  typename Vec<A>::Type v = {};
+  return v + value;
+}
+
+MBV1_INLINE F32Vec widen(U16Vec bits, const BFloat16*) {
+  return (F32Vec)(__builtin_convertvector(bits, U32Vec) << 16);
+}
+
+// Shifts the 5-bit exponent into place and multiplies by 2^112 to rebias it, which also normalises subnormals.
+MBV1_INLINE F32Vec widen(U16Vec bits, const Half*) {
+  const U32Vec wide = __builtin_convertvector(bits, U32Vec);
+  const U32Vec magnitude = (wide & 0x7fffu) << 13;
+  const U32Vec scaled = (U32Vec)((F32Vec)magnitude * 0x1p112f);
+  const U32Vec special = (U32Vec)(magnitude >= 0x0f800000u) & 0x7f800000u;  // infinity and NaN
+  return (F32Vec)(scaled | special | ((wide & 0x8000u) << 16));
+}
+
+// Round to nearest even; NaN stays NaN.
+MBV1_INLINE U16Vec narrow(F32Vec v, const BFloat16*) {
+  const U32Vec bits = (U32Vec)v;
+  const U32Vec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const U32Vec nan = (U32Vec)((bits & 0x7fffffffu) > 0x7f800000u);
+  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), U16Vec);
+}
+
+MBV1_INLINE U16Vec narrow(F32Vec v, const Half*) {
+  const U32Vec bits = (U32Vec)v;
+  const U32Vec magnitude = bits & 0x7fffffffu;
+  const U32Vec normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // One unit in the last place of 0.5f is 2^-24, the spacing of half's subnormals: the addition rounds to it.
+  const U32Vec subnormal = (U32Vec)((F32Vec)magnitude + 0.5f) - 0x3f000000u;
+  const U32Vec special = 0x7c00u | ((U32Vec)(magnitude > 0x7f800000u) & 0x0200u);
+  const U32Vec is_subnormal = (U32Vec)(magnitude < 0x38800000u);  // below 2^-14
+  const U32Vec is_special = (U32Vec)(magnitude >= 0x47800000u);   // 2^16 and above, infinity, NaN
+  const U32Vec finite = (subnormal & is_subnormal) | (normal & ~is_subnormal);
+  const U32Vec result = (special & is_special) | (finite & ~is_special);
+  return __builtin_convertvector(result | ((bits >> 16) & 0x8000u), U16Vec);
+}
+
+// kLanes elements from unaligned memory, in the type that sums are made in.
+template <class T>
+MBV1_INLINE typename Vec<Acc<T>>::Type load(const T* p) {
+  if constexpr (std::is_same_v<T, Acc<T>>) {
+    typename Vec<T>::Type v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  } else {
+    U16Vec bits;
+    __builtin_memcpy(&bits, p, sizeof bits);
+    return widen(bits, p);
+  }
+}
+
+template <class T>
+MBV1_INLINE void store(T* p, typename Vec<Acc<T>>::Type v) {
+  if constexpr (std::is_same_v<T, Acc<T>>) {
+    __builtin_memcpy(p, &v, sizeof v);
+  } else {
+    const U16Vec bits = narrow(v, p);
+    __builtin_memcpy(p, &bits, sizeof bits);
+  }
+}
+
+// The first `count` elements, the other lanes zero.
+template <class T>
+MBV1_INLINE typename Vec<Acc<T>>::Type load_part(const T* p, int64_t count) {
+  if (count >= kLanes<Acc<T>>) return load(p);
+  T padded[kLanes<Acc<T>>] = {};
+  for (int64_t i = 0; i < count; ++i) padded[i] = p[i];
+  return load(padded);
+}
+
+template <class T>
+MBV1_INLINE void store_part(T* p, typename Vec<Acc<T>>::Type v, int64_t count) {
+  if (count >= kLanes<Acc<T>>) return store(p, v);
+  T padded[kLanes<Acc<T>>];
+  store(padded, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = padded[i];
+}
+
+template <class T>
+MBV1_INLINE Acc<T> load_one(const T* p) {
+  if constexpr (std::is_same_v<T, Acc<T>>) {
+    return *p;
+  } else {
+    return load_part(p, 1)[0];
+  }
+}
+
+template <class T>
+MBV1_INLINE void store_one(T* p, Acc<T> value) {
+  if constexpr (std::is_same_v<T, Acc<T>>) {
+    *p = value;
+  } else {
+    store_part(p, broadcast<float>(value), 1);
+  }
+}
+
+// The value that a tensor of type T would hold.
+template <class T>
+MBV1_INLINE typename Vec<Acc<T>>::Type rounded(typename Vec<Acc<T>>::Type v) {
+  if constexpr (std::is_same_v<T, Acc<T>>) {
+    return v;
+  } else {
+    return widen(narrow(v, static_cast<T*>(nullptr)), static_cast<T*>(nullptr));
+  }
+}
+
+// exp(x) = 2^n exp(r) with n = round(x / ln 2), |r| <= ln(2) / 2, and exp(r) by its Taylor series to r^7 (relative
+// error below 1e-8). Clamped so that 2^n stays a normal float, and infinite above; NaN passes through.
+MBV1_INLINE F32Vec exponential(F32Vec x) {
+  const auto overflow = x > 88.0f;
+  x = overflow ? broadcast(88.0f) : x;
+  x = x < -87.0f ? broadcast(-87.0f) : x;
+  constexpr float kRound = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits of the mantissa
+  const F32Vec shifted = x * 0x1.715476p+0f + kRound;
+  const F32Vec n = shifted - kRound;
+  const F32Vec r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;  // ln 2 in two parts
+  F32Vec e = broadcast(1.0f / 5040);
+  for (const float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) e = e * r + c;
+  const I32Vec exponent = ((I32Vec)shifted << 23) + (127 << 23);
+  return overflow ? broadcast(__builtin_inff()) : e * (F32Vec)exponent;
+}
+
+MBV1_INLINE F64Vec exponential(F64Vec x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+
+// Comparisons are written so that NaN comes out as NaN, as in torch.
+template <class A>
+MBV1_INLINE typename Vec<A>::Type activate(typename Vec<A>::Type v, Activation activation) {
+  const typename Vec<A>::Type zero = {};
+  const typename Vec<A>::Type six = zero + A(6);
+  switch (activation) {
+    case Activation::kNone:
+      return v;
+    case Activation::kRelu:
+      return v < zero ? zero : v;
+    case Activation::kRelu6:
+      v = v < zero ? zero : v;
+      return v > six ? six : v;
+    case Activation::kHardswish: {
+      typename Vec<A>::Type gate = v + A(3);
+      gate = gate < zero ? zero : gate;
+      gate = gate > six ? six : gate;
+      return v * gate / six;
+    }
+    case Activation::kSilu:
+      return v / (exponential(-v) + A(1));
+  }
+  return v;
+}
+
+// Runs body(begin, end) over [0, items) on the caller's threads.
+template <class Body>
+void parallel(const Threads& threads, int64_t items, const Body& body) {
+  threads.parallel_for(
+      items,
+      [](const void* context, int64_t begin, int64_t end) { (*static_cast<const Body*>(context))(begin, end); },
+      &body);
+}
+
+// Calls body with a value of the element type: the one place where a run-time dtype becomes a type.
+template <class Body>
+void with_dtype(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kFloat16:
+      return body(Half{});
+    case DType::kBFloat16:
+      return body(BFloat16{});
+    case DType::kFloat64:
+      return body(double{});
+  }
+  __builtin_unreachable();  // the bindings' checks let no other value through
+}
+
+}  // namespace
+}  // namespace mbv1::cpu

@@ -1,0 +1,39 @@
+// Every operator's schema, and the Python module `mbv1_kernels._C` whose import registers them.
+//
+// Kernels: csrc/cpu/bindings.cpp and csrc/cuda/bindings.cpp. Fakes, autograd and autocast: mbv1_kernels/ops/.
+// Each op `foo` has a `foo_kernel` with the same arguments, which returns the name of the kernel that would run.
+
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+#define MBV1_DEF(m, name, arguments)       \
+  m.def(name "(" arguments ") -> Tensor"); \
+  m.def(name "_kernel(" arguments ") -> str")
+
+STABLE_TORCH_LIBRARY(mbv1, m) {
+  MBV1_DEF(m, "dwconv2d",
+           "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, str activation");
+  MBV1_DEF(m, "pwconv2d",
+           "Tensor x, Tensor weight, Tensor? bias, str activation, Tensor? residual, bool allow_tf32=False");
+  MBV1_DEF(m, "separable_conv2d",
+           "Tensor x, Tensor dw_weight, Tensor? dw_bias, Tensor pw_weight, Tensor? pw_bias, int[] stride, "
+           "int[] padding, int[] dilation, str dw_activation, str activation, Tensor? residual, "
+           "bool allow_tf32=False");
+  MBV1_DEF(m, "stem_conv2d", "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, str activation");
+  MBV1_DEF(m, "pool_linear", "Tensor x, Tensor weight, Tensor? bias");
+
+  // The names of all kernels of an op on a backend, one a line.
+  m.def("cpu_kernels(str op) -> str");
+  m.def("cuda_kernels(str op) -> str");
+}
+
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr && PyModule_AddStringConstant(module, "__version__", MBV1_VERSION) < 0) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}

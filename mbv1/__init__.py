@@ -1,0 +1,10 @@
+"""MobileNetV1 on fused depthwise separable convolutions, its checkpoints, and ``python -m mbv1``."""
+
+from mbv1_kernels import __version__
+
+from .checkpoints import CheckpointError
+from .folding import fold_conv_bn
+from .model import MobileNetV1
+from .summary import Summary, summarize
+
+__all__ = ["CheckpointError", "MobileNetV1", "Summary", "__version__", "fold_conv_bn", "summarize"]

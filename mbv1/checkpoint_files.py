@@ -1,0 +1,92 @@
+"""Arrays by name from the file formats that weights come in. Nothing is downloaded, no code is unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_safetensors
+
+#: What transformers and timm call the weights in a folder, best first.
+_FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+_BROKEN = (
+    *(OSError, ValueError, EOFError, RuntimeError),
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+)
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arrays by name, the folder's ``config.json`` or an empty dict) of a file or of a folder with one.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the folder has no weights.
+        ValueError: the suffix is unknown, or the file is not what its suffix says.
+    """
+    if path.is_dir():
+        found = [path / name for name in _FOLDER_NAMES if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"{path}: no {' or '.join(_FOLDER_NAMES)} in this folder")
+        path = found[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file (only local files are read, nothing is downloaded)")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: expected a file ending in {', '.join(_READERS)}, got {path.suffix!r}")
+    try:
+        arrays = reader(path)
+    except _BROKEN as error:
+        raise ValueError(f"{path}: cannot be read as {path.suffix}: {error}") from error
+    config = path.parent / "config.json"
+    return arrays, json.loads(config.read_text()) if config.is_file() else {}
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    # Training scripts keep the state dict beside the epoch and the optimizer.
+    for key in ("state_dict", "model_state_dict"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"expected a state dict, got {type(loaded).__name__}")
+    return dict(loaded)
+
+
+def _read_keras(path: Path) -> dict[str, Any]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ValueError("reading keras files needs h5py (pip install h5py)") from error
+    arrays: dict[str, Any] = {}
+
+    def add(name: str, item: Any) -> None:
+        # The optimizer's state lies beside the layers and is none of the net's.
+        if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "top_level_model_weights")):
+            arrays[name] = item[()]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    return arrays
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".safetensors": load_safetensors,
+    ".npz": _read_npz,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".bin": _read_torch,
+    ".tar": _read_torch,
+    ".h5": _read_keras,
+}

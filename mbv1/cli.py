@@ -1,0 +1,137 @@
+"""``python -m mbv1``: what is in a photograph, and what a net costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mbv1_kernels import BACKENDS
+
+from . import __version__
+from .images import Card, classify, load_net, read_photo
+from .model import MobileNetV1
+from .summary import summarize, table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    return options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mbv1",
+        description="MobileNetV1 on fused depthwise separable convolutions.",
+        epilog="example: python -m mbv1 classify photo.jpg",
+    )
+    parser.add_argument("--version", action="version", version=f"mbv1 {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "classify",
+        help="name what is in photographs; without --weights: person or non_person",
+        description="Prints one line for each photograph: its most probable classes. The net that comes "
+        "with the package tells photographs with a person from those without. Each image is resized whole to "
+        "the net's square (bilinear), so no part of it is cut off.",
+    )
+    command.add_argument("photos", nargs="+", metavar="PHOTO", help="any image file that Pillow reads")
+    command.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="another net: .safetensors, .npz, .pth, .pt, .bin or .h5 with the names of the published "
+        "PyTorch code, timm, transformers, keras or TF-slim; a file of the same name ending in .json may "
+        "give options, resolution, mean, std and labels",
+    )
+    command.add_argument("--top", type=_positive, default=1, metavar="N", help="how many classes to print (1)")
+    command.add_argument("--resolution", type=_positive, metavar="N", help="input size in place of the net's own")
+    command.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the convolutions (auto)")
+    command.add_argument("--json", action="store_true", help="print a JSON array instead of lines")
+    command.set_defaults(run=_classify)
+
+    command = commands.add_parser(
+        "summary",
+        help="multiply-adds and parameters of every layer",
+        description="Counts the multiply-adds (convolutions and the classifier) and the parameters (with "
+        "batch norm's) of every layer, and shows the paper's figures beside the totals.",
+    )
+    command.add_argument("--width-mult", type=_positive_float, default=1.0, metavar="A", help="width (1.0)")
+    command.add_argument("--resolution", type=_positive, default=224, metavar="N", help="input size (224)")
+    command.add_argument("--n-classes", type=_positive, default=1000, metavar="N", help="classes (1000)")
+    command.add_argument("--shallow", action="store_true", help="without the five 14x14x512 blocks")
+    command.add_argument("--full-conv", action="store_true", help="dense convolutions in place of separable ones")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=_summary)
+    return parser
+
+
+def _classify(options: argparse.Namespace) -> int:
+    try:
+        net, card = load_net(options.weights, fused=True, backend=options.backend)
+    except (OSError, ValueError) as error:
+        return _fail("classify", error)
+    results, code = [], 0
+    for path in options.photos:
+        try:
+            results.append((path, _classify_one(net, card, path, options)))
+        except (OSError, ValueError, RuntimeError) as error:
+            code = _fail("classify", error)
+            continue
+        if not options.json:
+            print(f"{path}: " + ", ".join(f"{label} {p:.3f}" for label, p in results[-1][1]))
+    if options.json:
+        document = [
+            {"file": path, "classes": [{"label": label, "probability": p} for label, p in classes]}
+            for path, classes in results
+        ]
+        print(json.dumps(document, indent=2))
+    return code
+
+
+def _classify_one(net: MobileNetV1, card: Card, path: str, options: argparse.Namespace) -> list[tuple[str, float]]:
+    photo = read_photo(Path(path), options.resolution or card.resolution)
+    return classify(net, card, photo)[: options.top]
+
+
+def _summary(options: argparse.Namespace) -> int:
+    net = MobileNetV1(
+        n_classes=options.n_classes,
+        width_mult=options.width_mult,
+        shallow=options.shallow,
+        separable=not options.full_conv,
+        device="meta",
+    )
+    if not options.json:
+        # Wide enough for every column where the output is no terminal.
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console.print(table(net, options.resolution))
+        return 0
+    summary = summarize(net, options.resolution)
+    layers = [vars(layer) for layer in summary.layers]
+    totals = {"multiply_adds": summary.multiply_adds, "parameters": summary.parameters}
+    print(json.dumps({**totals, "layers": layers}, indent=2))
+    return 0
+
+
+def _fail(command: str, error: Exception) -> int:
+    print(f"mbv1 {command}: error: {error}", file=sys.stderr)
+    return 2
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
+    return value

@@ -1,0 +1,109 @@
+"""Photographs to tensors, and what a net expects of them: its card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .checkpoints import CONVENTIONS, Checkpoint, load, read
+from .model import MobileNetV1
+
+_SHIPPED = "vww_0.25_96_weights.npz"
+
+#: What torchvision's and the published PyTorch nets were trained on: ImageNet's mean and deviation, in 0…255.
+_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+@dataclass(frozen=True)
+class Card:
+    """How to feed a net and read it: ``(pixel - mean) / std`` with pixels in 0…255, ``resolution`` square."""
+
+    resolution: int = 224
+    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
+    std: tuple[float, ...] = (127.5, 127.5, 127.5)
+    labels: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else f"class {index}"
+
+
+def load_net(weights: str | Path | None = None, **options: Any) -> tuple[MobileNetV1, Card]:
+    """A net and its card: the shipped person detector, or a file as ``MobileNetV1.from_pretrained`` takes it.
+
+    A file ``NAME.json`` beside the weights ``NAME.npz`` is their card, with the fields of :class:`Card`.
+    Without one, the convention of the weights decides: the published PyTorch nets were trained on pixels
+    normalized by ImageNet's mean and deviation, all others on pixels from -1 to 1; 224x224.
+    """
+    if weights is None:
+        with as_file(files("mbv1") / "weights") as folder:
+            return load_net(folder / _SHIPPED, **options)
+    checkpoint = read(weights)
+    card = _card(Path(weights).with_suffix(".json"), checkpoint)
+    return load(MobileNetV1, checkpoint, **{**card.options, **options}), card
+
+
+def _card(path: Path, checkpoint: Checkpoint) -> Card:
+    card = Card()
+    if checkpoint.convention is CONVENTIONS["pytorch"]:
+        card = replace(card, mean=_IMAGENET[0], std=_IMAGENET[1])
+    if not path.is_file():
+        return card
+    try:
+        return replace(card, **json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a card of a net: {error}") from error
+
+
+def read_photo(path: str | Path, resolution: int) -> Tensor:
+    """A photograph as (1, 3, resolution, resolution) float32 with pixels in 0…255.
+
+    Takes whatever Pillow opens. The orientation in EXIF is applied, transparent parts become white, gray,
+    palette, CMYK and 16-bit images become RGB. The whole image is resized to a square, bilinear over the area
+    that a pixel covers; one that has the size already is left as it is.
+
+    Raises:
+        OSError: the file is missing, is no image, or is broken; the message says which.
+    """
+    try:
+        with Image.open(path) as image:
+            image = _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    # Pillow's decoders raise SyntaxError, ValueError and others on broken files beside OSError.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: not an image that can be read ({error})") from error
+    image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    return pixels.permute(2, 0, 1).unsqueeze(0)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips 16-bit samples at 255 in convert("RGB"); their high byte is the picture.
+        samples = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((samples / 257).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def classify(net: MobileNetV1, card: Card, photo: Tensor) -> list[tuple[str, float]]:
+    """(label, probability) of every class, most probable first, for one photo of :func:`read_photo`."""
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (card.mean, card.std))
+    x = ((photo - mean) / std).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        probabilities = net(x).float().softmax(1)[0]
+    order = probabilities.argsort(descending=True).tolist()
+    return [(card.label(i), probabilities[i].item()) for i in order]

@@ -1,0 +1,129 @@
+"""Which backend runs an op: the choice behind ``backend=``, and :func:`explain`, which tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _extension
+from . import triton as triton_backend
+
+#: Every value of ``backend=``. ``auto`` takes the first of the others that can run the call.
+BACKENDS: tuple[str, ...] = ("auto", "cuda", "triton", "cpu", "torch")
+
+_CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op as the backends see it. All callables but ``arguments`` take normalized arguments."""
+
+    name: str
+    arguments: Callable[..., tuple[Any, ...]]  # what the public wrapper takes → what torch.ops.mbv1 takes
+    check: Callable[..., Any]  # raises on bad arguments
+    reference: Callable[..., Tensor]
+    has_triton: bool
+
+
+OPS: dict[str, Op] = {}
+
+
+def unsupported(op: Op, backend: str, args: tuple[Any, ...]) -> str | None:
+    """Why ``backend`` cannot run this call; None where it can."""
+    x: Tensor = args[0]
+    if backend == "cuda":
+        if _extension.cuda_missing is not None:
+            return _extension.cuda_missing
+        if not x.is_cuda:
+            return f"x is on {x.device}, not on a CUDA device"
+        return None if x.dtype in _CUDA_DTYPES else f"no kernel for {x.dtype}: float32, float16, bfloat16 only"
+    if backend == "triton":
+        if not op.has_triton:
+            return f"{op.name} has no Triton kernel"
+        return triton_backend.unsupported(x)
+    if backend == "cpu":
+        return None if x.is_cpu else f"x is on {x.device}, not on the CPU"
+    return None
+
+
+def choose(op: Op, backend: str, args: tuple[Any, ...]) -> str:
+    """The backend that runs the call. A forced backend that cannot raises the reason."""
+    if backend == "auto":
+        return next(b for b in BACKENDS[1:] if unsupported(op, b, args) is None)
+    if backend not in BACKENDS:
+        raise RuntimeError(f"mbv1::{op.name}: backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    reason = unsupported(op, backend, args)
+    if reason is not None:
+        raise RuntimeError(f"mbv1::{op.name}: backend {backend!r} cannot run this call: {reason}")
+    return backend
+
+
+def run(op: Op, backend: str, args: tuple[Any, ...]) -> Tensor:
+    """Runs an op with normalized arguments on the backend that ``backend=`` leads to."""
+    chosen = choose(op, backend, args)
+    if chosen == "torch":
+        op.check(*args)
+        return op.reference(*args)
+    if chosen == "triton":
+        triton_backend.load()
+        return getattr(torch.ops.mbv1, f"{op.name}_triton")(*args)
+    return getattr(torch.ops.mbv1, op.name)(*args)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One backend's answer: the name of the kernel it would run, or why it cannot."""
+
+    backend: str
+    kernel: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`explain` found; ``str()`` of it is a small table."""
+
+    op: str
+    chosen: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel that would run."""
+        return next(c.kernel for c in self.candidates if c.backend == self.chosen and c.kernel)
+
+    def __str__(self) -> str:
+        lines = [f"mbv1::{self.op} runs on backend {self.chosen!r}: {self.kernel}"]
+        for c in self.candidates:
+            mark = "->" if c.backend == self.chosen else "  "
+            lines.append(f"{mark} {c.backend:<7}{c.kernel or 'cannot run: ' + str(c.reason)}")
+        return "\n".join(lines)
+
+
+def explain(op_name: str, *args: Any, backend: str = "auto", **kwargs: Any) -> Explanation:
+    """What would run for a call of ``mbv1_kernels.<op_name>(*args, **kwargs)``, and why not the others.
+
+    Nothing is computed. Raises what the call itself would raise for bad arguments, and RuntimeError for an
+    op that does not exist.
+    """
+    if op_name not in OPS:
+        raise RuntimeError(f"mbv1_kernels.explain: op_name: expected one of {', '.join(OPS)}, got {op_name!r}")
+    op = OPS[op_name]
+    normalized = op.arguments(*args, **kwargs)
+    op.check(*normalized)
+    candidates = []
+    for name in BACKENDS[1:]:
+        reason = unsupported(op, name, normalized)
+        kernel = None if reason is not None else _kernel_name(op, name, normalized)
+        candidates.append(Candidate(name, kernel, reason))
+    return Explanation(op_name, choose(op, backend, normalized), tuple(candidates))
+
+
+def _kernel_name(op: Op, backend: str, args: tuple[Any, ...]) -> str:
+    if backend in ("cpu", "cuda"):
+        return getattr(torch.ops.mbv1, f"{op.name}_kernel")(*args)
+    return f"{op.name}_triton" if backend == "triton" else f"torch.nn.functional ({op.name})"

@@ -1,0 +1,257 @@
+"""The table of cases that every backend is tested with, and what a right result is.
+
+A case is one op with its sizes and options. `build` makes its tensors, for a dtype, a memory layout and a device;
+`check` compares an output with float64 on the CPU. The inputs hold no case twice: odd sizes, single pixels, single
+rows, channel counts around the vector widths, windows larger than the input, borders on one side only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mbv1_kernels
+from mbv1_kernels import backends
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How x lies in memory: the size of a dense tensor, made on the CPU, and the view of it that is x."""
+
+    base: Callable[[int, int, int, int], tuple[int, int, int, int]]
+    view: Callable[[Tensor, tuple[int, int, int, int]], Tensor]
+    channels_last: bool = False
+
+
+LAYOUTS: dict[str, Layout] = {
+    "nchw": Layout(lambda n, c, h, w: (n, c, h, w), lambda t, s: t),
+    "nhwc": Layout(lambda n, c, h, w: (n, c, h, w), lambda t, s: t, channels_last=True),
+    # Slices: the first element is unaligned, rows and planes have gaps.
+    "nchw_sliced": Layout(lambda n, c, h, w: (n, c + 1, h + 1, w + 3), lambda t, s: t[:, 1:, 1:, 2 : 2 + s[3]]),
+    "nhwc_sliced": Layout(
+        lambda n, c, h, w: (n, c + 3, h, w + 1), lambda t, s: t[:, 1 : 1 + s[1], :, 1:], channels_last=True
+    ),
+    # No dimension has stride 1.
+    "nchw_strided": Layout(lambda n, c, h, w: (n, c, h, 2 * w), lambda t, s: t[..., ::2]),
+    "nhwc_strided": Layout(lambda n, c, h, w: (n, 2 * c, h, w), lambda t, s: t[:, ::2], channels_last=True),
+    # Stride 0, and rows and columns swapped.
+    "expanded": Layout(lambda n, c, h, w: (1, c, h, w), lambda t, s: t.expand(s)),
+    "transposed": Layout(lambda n, c, h, w: (n, c, w, h), lambda t, s: t.transpose(2, 3)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op. ``out`` is O; ``weights`` says how the weights lie: dense, packed for NHWC or sliced."""
+
+    op: str
+    shape: tuple[int, int, int, int]
+    kernel: tuple[int, int] = (1, 1)
+    out: int = 1
+    bias: bool = True
+    residual: bool = False
+    weights: str = "dense"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = [
+            self.op,
+            "x".join(map(str, self.shape)),
+            f"k{self.kernel[0]}x{self.kernel[1]}",
+            f"o{self.out}",
+        ]
+        text += [f"{name[:3]}{value}" for name, value in self.options.items()]
+        flags = {"nobias": not self.bias, "residual": self.residual, self.weights: self.weights != "dense"}
+        return "-".join(text + [name for name, on in flags.items() if on]).replace(" ", "")
+
+
+def _dw(shape, k, *, weights="dense", bias=True, **options):
+    kernel = (k, k) if isinstance(k, int) else k
+    return Case("dwconv2d", shape, kernel, bias=bias, weights=weights, options=options)
+
+
+def _pw(shape, out, *, bias=True, residual=False, weights="dense", **options):
+    return Case("pwconv2d", shape, out=out, bias=bias, residual=residual, weights=weights, options=options)
+
+
+def _sep(shape, k, out, *, bias=True, residual=False, weights="dense", **options):
+    kernel = (k, k) if isinstance(k, int) else k
+    return Case("separable_conv2d", shape, kernel, out, bias, residual, weights, options)
+
+
+def _stem(shape, k, out, *, bias=True, weights="dense", **options):
+    kernel = (k, k) if isinstance(k, int) else k
+    return Case("stem_conv2d", shape, kernel, out, bias, weights=weights, options=options)
+
+
+def _pool(shape, out, *, bias=True, weights="dense"):
+    return Case("pool_linear", shape, out=out, bias=bias, weights=weights)
+
+
+CASES: tuple[Case, ...] = (
+    # The net's own: k3, stride 1 and 2, symmetric and TensorFlow's padding.
+    _dw((2, 32, 14, 14), 3, padding=1, activation="relu"),
+    _dw((1, 64, 13, 29), 3, stride=2, padding=1, activation="relu6", weights="packed"),
+    _dw((1, 24, 12, 12), 3, stride=2, padding=(0, 1, 0, 1), activation="relu6"),
+    _dw((2, 8, 7, 7), 3, padding=1, activation="silu", bias=False),
+    # Sizes that no vector divides, single pixels and rows.
+    _dw((1, 1, 1, 1), 3, padding=1),
+    _dw((2, 3, 1, 17), 3, padding=1, activation="hardswish"),
+    _dw((1, 100, 29, 1), 3, padding=1, activation="relu", weights="sliced"),
+    _dw((1, 3, 5, 70), 3, padding=1, stride=(1, 2), activation="relu"),
+    # Other kernels: large, small, even, oblong, larger than the input.
+    _dw((1, 24, 11, 13), 5, padding=2, activation="relu"),
+    _dw((2, 8, 9, 10), 5, stride=2, padding=(1, 2, 1, 2), activation="hardswish", weights="packed"),
+    _dw((1, 32, 15, 9), 7, padding=3, activation="silu"),
+    _dw((1, 3, 13, 13), 7, stride=2, padding=3),
+    _dw((1, 8, 6, 6), 1, activation="relu"),
+    _dw((1, 5, 7, 8), 2, stride=2, activation="relu6"),
+    _dw((1, 4, 12, 11), 9, padding=4),
+    _dw((1, 6, 8, 9), (3, 5), padding=(1, 2), activation="relu"),
+    _dw((1, 3, 2, 3), 5, padding=(4, 3, 2, 1), activation="silu"),
+    # Dilation, strides beyond the window, padding beyond it.
+    _dw((1, 16, 13, 13), 3, padding=2, dilation=2, activation="relu"),
+    _dw((1, 3, 20, 23), 5, padding=(2, 6), dilation=(1, 3), stride=(2, 1), bias=False),
+    _dw((1, 7, 17, 19), 3, stride=5, padding=1),
+    _dw((1, 2, 4, 4), 3, padding=(5, 0, 0, 6), activation="relu"),
+    _pw((2, 32, 7, 7), 64, activation="relu"),
+    _pw((1, 64, 14, 14), 128, activation="relu6", weights="packed"),
+    _pw((1, 100, 13, 3), 24, activation="hardswish", residual=True),
+    _pw((1, 1, 1, 1), 1),
+    _pw((3, 3, 1, 17), 8, activation="silu", bias=False),
+    _pw((1, 8, 29, 1), 100, residual=True, activation="relu", weights="sliced"),
+    _pw((1, 130, 5, 5), 33, activation="none", bias=False, residual=True),
+    _pw((1, 256, 3, 3), 72, activation="relu"),
+    _sep((2, 32, 14, 14), 3, 64, padding=1, dw_activation="relu", activation="relu"),
+    _sep(
+        (1, 64, 13, 29),
+        3,
+        32,
+        stride=2,
+        padding=1,
+        dw_activation="relu6",
+        activation="relu6",
+        weights="packed",
+    ),
+    _sep((1, 24, 12, 12), 3, 100, stride=2, padding=(0, 1, 0, 1), dw_activation="relu6", activation="relu6"),
+    _sep((1, 1, 1, 1), 3, 1, padding=1),
+    _sep((2, 3, 1, 17), 3, 8, padding=1, dw_activation="hardswish", activation="silu", bias=False),
+    _sep((1, 100, 7, 1), 3, 33, padding=1, dw_activation="silu", activation="hardswish", weights="sliced"),
+    _sep((1, 40, 9, 11), 5, 40, padding=2, dw_activation="relu", residual=True),
+    _sep((1, 8, 13, 13), 7, 16, stride=2, padding=3, dw_activation="relu", activation="relu", residual=True),
+    _sep((1, 16, 13, 11), 3, 24, padding=2, dilation=2, activation="relu"),
+    _sep((1, 5, 8, 9), (2, 4), 6, padding=(1, 0, 2, 1), stride=(1, 3)),
+    _stem((2, 3, 32, 32), 3, 32, stride=2, padding=1, activation="relu"),
+    _stem((1, 3, 23, 17), 3, 8, stride=2, padding=(0, 1, 0, 1), activation="relu6", weights="packed"),
+    _stem((1, 1, 28, 28), 5, 10, padding=2, activation="silu", bias=False),
+    _stem((1, 4, 9, 1), 3, 33, padding=1, activation="hardswish"),
+    _stem((1, 12, 6, 7), (1, 2), 5, weights="sliced"),
+    _stem((1, 3, 1, 1), 7, 100, padding=3, activation="relu"),
+    _pool((2, 64, 7, 7), 10),
+    _pool((1, 100, 1, 1), 33, bias=False),
+    _pool((3, 3, 13, 5), 1, weights="sliced"),
+    _pool((1, 130, 4, 29), 100, weights="packed"),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of ``mbv1_kernels.<op>``."""
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, backend: str = "auto", **more: Any) -> Tensor:
+        return getattr(mbv1_kernels, self.op)(*self.args, **self.kwargs, backend=backend, **more)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Call:
+        """The call with every tensor changed."""
+
+        def apply(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
+        return Call(
+            self.op, tuple(map(apply, self.args)), {name: apply(value) for name, value in self.kwargs.items()}
+        )
+
+    @property
+    def normalized(self) -> tuple[Any, ...]:
+        """The arguments of ``torch.ops.mbv1.<op>``."""
+        return backends.OPS[self.op].arguments(*self.args, **self.kwargs)
+
+
+def build(case: Case, dtype: torch.dtype, layout: str = "nchw", device: str = "cpu") -> Call:
+    """The case's tensors, the same for the same arguments. Weights are scaled to keep outputs near 1."""
+    generator = torch.Generator().manual_seed(sum(map(ord, str(case) + layout)))
+
+    def random(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+    def weight(*shape: int) -> Tensor:
+        inner = torch.Size(shape[1:]).numel()
+        if case.weights == "sliced":
+            return random(*shape[:-1], 2 * shape[-1] + 1, scale=inner**-0.5).to(device)[..., 1::2]
+        dense = random(*shape, scale=inner**-0.5)
+        if case.weights == "packed":  # the first dimension is the fastest
+            return dense.movedim(0, -1).contiguous().to(device).movedim(-1, 0)
+        return dense.to(device)
+
+    def bias(count: int) -> Tensor | None:
+        return random(2 * count).to(device)[::2] if case.bias else None
+
+    n, c, h, w = case.shape
+    place = LAYOUTS[layout]
+    base = random(*place.base(n, c, h, w))
+    if place.channels_last:
+        base = base.contiguous(memory_format=torch.channels_last)
+    x = place.view(base.to(device), case.shape)
+    kwargs = dict(case.options)
+    if case.op == "dwconv2d":
+        args = (x, weight(c, 1, *case.kernel), bias(c))
+    elif case.op == "stem_conv2d":
+        args = (x, weight(case.out, c, *case.kernel), bias(case.out))
+    elif case.op == "pool_linear":
+        args = (x, weight(case.out, c), bias(case.out))
+    elif case.op == "pwconv2d":
+        args = (x, _with_ones(weight(case.out, c)), bias(case.out))
+    else:
+        args = (x, weight(c, 1, *case.kernel), bias(c), _with_ones(weight(case.out, c)), bias(case.out))
+    if case.residual:
+        size = backends.OPS[case.op].check(*Call(case.op, args, kwargs).normalized)
+        # Neither dense NCHW nor dense NHWC.
+        kwargs["residual"] = random(size[0], size[2], size[1], 2 * size[3]).to(device).transpose(1, 2)[..., ::2]
+    return Call(case.op, args, kwargs)
+
+
+def _with_ones(matrix: Tensor) -> Tensor:
+    return matrix[:, :, None, None]
+
+
+def check(call: Call, actual: Tensor, tf32: bool = False) -> None:
+    """``actual`` has the shape and dtype of ``call``'s result and is as accurate as torch's.
+
+    The rule: our largest error is at most twice that of torch at the same dtype, both against float64, plus one
+    unit in the last place of the largest value (torch may be exact by luck where few values are made). Where
+    factors were rounded to TF32, that unit is TF32's, 2^-10.
+    """
+    call = call.map(lambda t: t.cpu())
+    exact = call.map(lambda t: t.double())(backend="torch")
+    torchs = call(backend="torch")
+    x = call.args[0]
+    assert actual.shape == exact.shape
+    assert actual.dtype == x.dtype
+    if actual.numel() == 0:
+        return
+    error = (actual.cpu().double() - exact).abs().max().item()
+    torch_error = (torchs.double() - exact).abs().max().item()
+    # float64 itself has no more exact reference: sums in another order differ by some units.
+    unit = 64 * 2**-52 if x.dtype == torch.float64 else 2**-10 if tf32 else torch.finfo(x.dtype).eps
+    allowed = 2 * torch_error + unit * exact.abs().max().item()
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g} (torch: {torch_error:.3g})"

@@ -1,0 +1,107 @@
+"""Every case of the table on the CUDA kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mbv1_kernels
+from mbv1_kernels import backends
+from mbv1_kernels.layout import is_channels_last
+from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, check
+
+CUDA_DTYPES = ["f32", "f16", "bf16"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", CUDA_DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cuda(case: Case, dtype: str, layout: str) -> None:
+    call = build(case, DTYPES[dtype], layout, "cuda")
+    y = call(backend="cuda")
+    check(call, y)
+    if case.op != "pool_linear":
+        expected = torch.channels_last if is_channels_last(call.args[0]) else torch.contiguous_format
+        assert y.is_contiguous(memory_format=expected)
+
+
+@pytest.mark.parametrize("op", backends.OPS)
+def test_every_kernel_is_reached(op: str) -> None:
+    """Each line of the table of kernels is what some case of the table of cases runs."""
+    reached = set()
+    for precision in ("ieee", "tf32"):
+        torch.backends.cudnn.conv.fp32_precision = precision
+        for case in (c for c in CASES if c.op == op):
+            for layout in LAYOUTS:
+                call = build(case, torch.float32, layout, "cuda")
+                reached.add(mbv1_kernels.explain(op, *call.args, **call.kwargs).kernel.removesuffix("_f32"))
+    assert reached == set(torch.ops.mbv1.cuda_kernels(op).split("\n"))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "nhwc_sliced"])
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in ("pwconv2d", "separable_conv2d")], ids=str)
+def test_tf32(case: Case, layout: str) -> None:
+    """Where torch allows TF32 it is used: results differ from strict float32, by no more than its rounding."""
+    call = build(case, torch.float32, layout, "cuda")
+    strict = call(backend="cuda").cpu()
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    y = call(backend="cuda")
+    check(call, y, tf32=True)
+    name = mbv1_kernels.explain(call.op, *call.args, **call.kwargs).kernel
+    if "tf32" in name and case.shape[1] > 1:
+        assert not torch.equal(y.cpu(), strict)
+
+
+@pytest.mark.parametrize("case", CASES[::5], ids=str)
+def test_empty_batch(case: Case) -> None:
+    call = build(case, torch.float16, device="cuda")
+    size = backends.OPS[case.op].check(*call.normalized)
+    kwargs = {k: v[:0] if k == "residual" else v for k, v in call.kwargs.items()}
+    y = getattr(mbv1_kernels, case.op)(call.args[0][:0], *call.args[1:], **kwargs, backend="cuda")
+    assert y.shape == (0, *size[1:])
+
+
+def test_float64_is_refused_by_name() -> None:
+    call = build(CASES[0], torch.float64, device="cuda")
+    with pytest.raises(RuntimeError, match="mbv1::dwconv2d: backend 'cuda' cannot run this call: no kernel for"):
+        call(backend="cuda")
+    with pytest.raises(
+        RuntimeError, match="mbv1::dwconv2d: x: expected float32, float16 or bfloat16 on CUDA, got float64"
+    ):
+        torch.ops.mbv1.dwconv2d(*call.normalized)
+    assert mbv1_kernels.explain(call.op, *call.args, **call.kwargs).chosen == "torch"
+
+
+def test_device_mismatch_is_named() -> None:
+    call = build(CASES[0], torch.float32, device="cuda")
+    with pytest.raises(RuntimeError, match="mbv1::dwconv2d: weight: expected device cuda:0 as x, got cpu"):
+        mbv1_kernels.dwconv2d(call.args[0], call.args[1].cpu(), padding=1)
+
+
+def test_explain_prefers_cuda() -> None:
+    call = build(CASES[0], torch.float16, "nhwc", "cuda")
+    explanation = mbv1_kernels.explain(call.op, *call.args, **call.kwargs)
+    assert explanation.chosen == "cuda"
+    assert explanation.kernel.startswith("dwconv2d_nhwc_k3") and explanation.kernel.endswith("_f16")
+
+
+@pytest.mark.parametrize("op", backends.OPS)
+def test_runs_on_the_current_stream(op: str) -> None:
+    call = build(next(c for c in CASES if c.op == op), torch.float32, "nhwc", "cuda")
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        y = call(backend="cuda")
+    stream.synchronize()
+    check(call, y)
+
+
+@pytest.mark.parametrize("op", backends.OPS)
+def test_gradients(op: str) -> None:
+    case = next(c for c in CASES if c.op == op)
+    gradients = []
+    for device in ("cuda", "cpu"):
+        call = build(case, torch.float32, "nhwc", device).map(lambda t: t.detach().requires_grad_())
+        leaves = [t for t in call.args if isinstance(t, torch.Tensor)]
+        gradients.append([g.cpu() for g in torch.autograd.grad(call().sum(), leaves)])
+    for ours, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,297 @@
+"""The fold is right, and follows whatever happens to the tensors that it came from."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mbv1 import MobileNetV1, fold_conv_bn
+
+
+def make(randomize, **options) -> MobileNetV1:
+    return randomize(MobileNetV1(n_classes=5, width_mult=0.25, shallow=True, fused=True, **options)).eval()
+
+
+def reference(net: MobileNetV1, x: torch.Tensor) -> torch.Tensor:
+    """What ``net`` gives without its fused path."""
+    net.fused = False
+    try:
+        with torch.no_grad():
+            return net(x)
+    finally:
+        net.fused = True
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_formula(bias, groups, randomize):
+    pair = nn.Sequential(nn.Conv2d(6, 6, 3, groups=groups, bias=bias), nn.BatchNorm2d(6, eps=0.1))
+    randomize(pair).double().eval()
+    x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
+    weight, shift = fold_conv_bn(*pair)
+    folded = torch.nn.functional.conv2d(x, weight, shift, groups=groups)
+    torch.testing.assert_close(folded, pair(x))
+    if groups == 6:
+        assert weight.permute(1, 2, 3, 0).is_contiguous()
+
+
+def test_fold_of_half_is_made_in_float32(randomize):
+    pair = randomize(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))).half()
+    exact, _ = fold_conv_bn(*copy.deepcopy(pair).double())
+    weight, _ = fold_conv_bn(*pair)
+    assert weight.dtype == torch.float16
+    torch.testing.assert_close(weight.double(), exact, rtol=2**-11 * 1.01, atol=0)
+
+
+def load(net):
+    net.load_state_dict({k: v * 1.5 if v.is_floating_point() else v for k, v in net.state_dict().items()})
+
+
+def load_assign(net):
+    state = {k: v * 1.5 if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    net.load_state_dict(state, assign=True)
+
+
+def step(net):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with torch.enable_grad():
+        net(torch.ones(1, 3, 32, 32)).sum().backward()
+    optimizer.step()
+
+
+def running_statistics(net):
+    net.train()
+    net(torch.randn(4, 3, 32, 32) + 3)
+    net.eval()
+
+
+def batch_norm_alone(net):
+    bn = net.model[2][4].train()
+    bn(torch.randn(8, bn.num_features, 4, 4) + 5)
+    bn.eval()
+
+
+def in_place(net):
+    with torch.no_grad():
+        net.model[4][3].weight.mul_(1.5)
+
+
+def in_place_buffer(net):
+    net.model[4][1].running_var.mul_(3)
+
+
+def in_place_in_inference_mode(net):
+    with torch.inference_mode():
+        net.model[4][0].weight.add_(0.2)
+
+
+def data_swapped(net):
+    net.model[1][3].weight.data = net.model[1][3].weight.data * 2
+
+
+def new_parameter(net):
+    net.model[2][0].weight = nn.Parameter(net.model[2][0].weight.detach() * 2)
+
+
+def new_module(net):
+    bn = net.model[3][1]
+    net.model[3][1] = nn.BatchNorm2d(bn.num_features).eval()
+
+
+def epsilon(net):
+    net.model[5][1].eps = 0.5
+
+
+def head(net):
+    with torch.no_grad():
+        net.fc.weight.mul_(2)
+
+
+def halved_and_back(net):
+    # The allocator likes to give the first address back.
+    net.model[1].half()
+    net.model[1].float()
+    with torch.no_grad():
+        net.model[6][0].weight.mul_(1.1)
+
+
+def data_written_and_refolded(net):
+    net.model[1][3].weight.data.mul_(2)
+    net.refold()
+
+
+def data_written_then_eval(net):
+    net.model[1][3].weight.data.mul_(2)
+    net.eval()
+
+
+def channels_last(net):
+    net.to(memory_format=torch.channels_last)
+    in_place(net)
+
+
+CHANGES = [
+    *(load, load_assign, step, running_statistics, batch_norm_alone, in_place, in_place_buffer),
+    *(in_place_in_inference_mode, data_swapped, new_parameter, new_module, epsilon, head, halved_and_back),
+    *(data_written_and_refolded, data_written_then_eval, channels_last),
+]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_follows(change, mode, randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with mode():
+        before = net(x)
+    change(net)
+    with mode():
+        after = net(x)
+    expected = reference(net, x)
+    assert not torch.allclose(before, expected, rtol=1e-3, atol=1e-3), "the change does not show"
+    torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_follows_casts(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float32):
+            net.to(dtype)
+            y = net(x.to(dtype))
+            assert y.dtype == dtype
+            tolerance = {torch.float64: 1e-9, torch.float16: 0.1, torch.bfloat16: 0.8, torch.float32: 1e-3}[dtype]
+            torch.testing.assert_close(y, reference(net, x.to(dtype)), rtol=tolerance, atol=tolerance)
+
+
+def test_autocast_and_back(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        first = net(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net(x).dtype == torch.bfloat16
+        assert torch.equal(net(x), first)
+
+
+def test_kept_while_nothing_changes(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        net(x)
+        fold = net._fold
+        net(x)
+        assert net._fold is fold is not None
+        assert not any("_fold" in name for name in net.state_dict())
+
+
+def test_not_kept_where_gradients_are_wanted(randomize):
+    net = make(randomize)
+    net(torch.randn(1, 3, 32, 32))
+    assert net._fold is None
+
+
+def test_inference_tensors(randomize):
+    """They have no version counter: nothing is kept, and every change shows."""
+    with torch.inference_mode():
+        net = make(randomize)
+        assert net.fc.weight.is_inference()
+        x = torch.randn(1, 3, 32, 32)
+        net(x)
+        in_place(net)
+        in_place_buffer(net)
+        torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
+def test_copies_are_independent(way, randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        before = net(x)
+    if way == "deepcopy":
+        twin = copy.deepcopy(net)
+    elif way == "pickle":
+        twin = pickle.loads(pickle.dumps(net))
+    else:
+        buffer = io.BytesIO()
+        torch.save(net, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    assert net._fold is not None
+    assert twin._fold is None
+    with torch.no_grad():
+        assert torch.equal(twin(x), before)
+        in_place(twin)
+        torch.testing.assert_close(twin(x), reference(twin, x), rtol=1e-3, atol=1e-4)
+        assert torch.equal(net(x), before)
+
+
+def test_parametrized_weights(randomize):
+    class Double(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    torch.nn.utils.parametrize.register_parametrization(net.model[1][3], "weight", Double())
+    with torch.no_grad():
+        net(x)
+        net.model[1][3].parametrizations.weight.original.mul_(1.5)
+        torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
+def test_functional_call_and_vmap(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    other = {k: v * 1.1 for k, v in net.state_dict().items() if v.is_floating_point()}
+    with torch.no_grad():
+        before = net(x)
+        changed = torch.func.functional_call(net, other, (x,))
+        assert not torch.allclose(changed, before)
+        assert torch.equal(net(x), before)
+        in_place(net)
+        torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_compile(fused, padding, randomize):
+    net = make(randomize, padding=padding)
+    net.fused = fused
+    x = torch.randn(2, 3, 33, 32)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), net(x), rtol=1e-3, atol=1e-4)
+        in_place(net)
+        torch.testing.assert_close(compiled(x), net(x), rtol=1e-3, atol=1e-4)
+
+
+def test_compile_training(randomize):
+    nets = [make(randomize).double().train() for _ in range(2)]
+    nets[0].fused = False
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    nets[0](x).sum().backward()
+    torch.compile(nets[1], fullgraph=True, backend="aot_eager")(x).sum().backward()
+    for ours, theirs in zip(nets[1].parameters(), nets[0].parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(nets[1].model[1][1].running_var, nets[0].model[1][1].running_var)
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_export(fused, padding, randomize):
+    net = make(randomize, padding=padding)
+    net.fused = fused
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+    if not (fused and padding == "same"):
+        shapes["x"].update({i: torch.export.Dim(f"size{i}", min=33, max=512) for i in (2, 3)})
+    program = torch.export.export(net, (torch.randn(2, 3, 40, 40),), dynamic_shapes=shapes)
+    x = torch.randn(5, 3, *((51, 36) if 2 in shapes["x"] else (40, 40)))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), net(x), rtol=1e-3, atol=1e-4)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any("separable_conv2d" in name for name in names) == fused

@@ -1,0 +1,106 @@
+"""Every case of the table on the CPU kernels, in every dtype and layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import mbv1_kernels
+from mbv1_kernels.layout import is_channels_last
+from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, check
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cpu(case: Case, dtype: str, layout: str) -> None:
+    call = build(case, DTYPES[dtype], layout)
+    y = call(backend="cpu")
+    check(call, y)
+    if case.op != "pool_linear":
+        expected = torch.channels_last if is_channels_last(call.args[0]) else torch.contiguous_format
+        assert y.is_contiguous(memory_format=expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_empty_batch(case: Case) -> None:
+    call = build(case, torch.float32)
+    x = call.args[0][:0]
+    kwargs = {k: v[:0] if k == "residual" else v for k, v in call.kwargs.items()}
+    y = getattr(mbv1_kernels, case.op)(x, *call.args[1:], **kwargs)
+    assert y.shape == (0, *call().shape[1:])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "f64"])
+@pytest.mark.parametrize("activation", mbv1_kernels.ACTIVATIONS)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_special_values(activation: str, dtype: str, layout: str) -> None:
+    """NaN and infinities go through every activation as in torch, and largest values do not overflow early."""
+    special = [
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        0.0,
+        -0.0,
+        6.0,
+        -3.0,
+        3.0,
+        1e-6,
+        -1e-6,
+        60000.0,
+        -60000.0,
+    ]
+    x = torch.tensor(special, dtype=DTYPES[dtype]).reshape(1, 4, 1, 3)
+    if layout == "nhwc":
+        x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(4, 1, 1, 1, dtype=x.dtype)
+    y = mbv1_kernels.dwconv2d(x, weight, activation=activation, backend="cpu")
+    expected = mbv1_kernels.dwconv2d(x, weight, activation=activation, backend="torch")
+    torch.testing.assert_close(y, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_every_16_bit_value_survives(dtype: str) -> None:
+    """Loading, multiplying by one and storing gives back all 65,536 bit patterns (NaN as NaN)."""
+    x = torch.arange(-32768, 32768, dtype=torch.int16).view(DTYPES[dtype]).reshape(1, 64, 32, 32)
+    y = mbv1_kernels.dwconv2d(x, torch.ones(64, 1, 1, 1, dtype=x.dtype), backend="cpu")
+    torch.testing.assert_close(y, x, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_rounds_to_nearest_even(dtype: str) -> None:
+    """Sums rounded to 16 bits are torch's, bit for bit: every exponent, ties, overflow, subnormals."""
+    wide = torch.arange(0, 2**31 - 2**23, 2**31 // 2**17 - 1, dtype=torch.int32).view(torch.float32)
+    wide = wide[torch.isfinite(wide)]
+    high = wide.to(DTYPES[dtype])
+    low = (wide - high.float()).to(DTYPES[dtype])
+    high, low = high[torch.isfinite(high)], low[torch.isfinite(high)]
+    x = torch.stack([high, low], 1).reshape(1, -1, 1, 2)  # each sum of two is a value between two of the dtype
+    y = mbv1_kernels.dwconv2d(x, torch.ones(x.shape[1], 1, 1, 2, dtype=x.dtype), backend="cpu")
+    torch.testing.assert_close(y.flatten(), (high.float() + low.float()).to(x.dtype), rtol=0, atol=0)
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    call = build(next(c for c in CASES if c.op == "separable_conv2d"), torch.float32, "nhwc")
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(call(backend="cpu"))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-6, atol=1e-6)
+
+
+def test_offsets_beyond_2_31_elements() -> None:
+    """A view whose last row lies beyond 2^31 elements, in memory that is reserved but never touched in between."""
+    base = torch.empty(2**31 + 4096, dtype=torch.bfloat16)
+    x: Tensor = base.as_strided((2, 4, 3, 8), (2**31, 32, 8, 1))
+    x.copy_(torch.randn(x.shape))
+    weight = torch.randn(4, 1, 3, 3, dtype=torch.bfloat16)
+    y = mbv1_kernels.dwconv2d(x, weight, padding=1, backend="cpu")
+    expected = mbv1_kernels.dwconv2d(x.contiguous(), weight, padding=1, backend="cpu")
+    torch.testing.assert_close(y, expected, rtol=0, atol=0)
