@@ -1,0 +1,135 @@
+"""One depthwise layer at a time: convolution + bias + ReLU, against every peer.
+
+    python -m benchmarks.dwconv [--quick] [--batch N …] [--dtype …] [--layout …] [--filter TEXT] [--json FILE]
+
+Layers come from ``benchmarks/shapes/``. ``roof`` is the share of what the device's measured memory bandwidth
+and multiply-add rate allow; small layers stay in caches and can pass 100%.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import options, suite
+from .peers import DWCONV
+from .report import Screen
+from .roofline import Roofline, measure
+from .shapes import DwShape, load
+from .suite import Case
+from .work import dwconv_work
+from .workload import DTYPES, Workload, checked, randomize_batch_norm
+
+#: What --quick runs: a large and a small layer of the net, stride 2, and each of the harder kinds.
+QUICK = ("mbv1 block 1", "mbv1 block 4", "mbv1 block 7", "k5 mbv3", "k7 convnext 3", "dilated mbv1 os16")
+
+
+class DwConv(Workload):
+    """conv → batch norm → ReLU with ``shape``'s window. Torch and ours are both called as functions: a layer
+    is too short to pay for ``nn.Module`` on one side only."""
+
+    def __init__(self, shape: DwShape, batch: int, dtype: torch.dtype, layout: str, device: torch.device) -> None:
+        c, window = shape.channels, (shape.kernel, shape.stride, shape.padding, shape.dilation)
+        conv = nn.Conv2d(c, c, *window, groups=c, bias=False)
+        layer = nn.Sequential(conv, nn.BatchNorm2d(c), nn.ReLU()).eval().requires_grad_(False)
+        randomize_batch_norm(layer)
+        super().__init__(layer, (batch, c, shape.height, shape.width), dtype, layout, device)
+
+    def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
+        import mbv1_kernels
+
+        conv, x, dwconv2d = self.folded[0], self.x, mbv1_kernels.dwconv2d
+        weight, bias, stride, padding, dilation = (
+            conv.weight,
+            conv.bias,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+        )
+
+        def run() -> Tensor:
+            return dwconv2d(
+                x,
+                weight,
+                bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                activation="relu",
+                backend=backend,
+            )
+
+        return checked(run, backend)
+
+    def eager(self, module: nn.Module) -> Callable[[], Tensor]:
+        (conv, *norm, _), x = module, self.x
+        convolve = partial(
+            torch.conv2d, x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+        )
+        if not norm:
+            return lambda: torch.relu_(convolve())
+        (norm,) = norm
+        parameters = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return lambda: torch.relu_(F.batch_norm(convolve(), *parameters, eps=norm.eps))
+
+
+def make_cases(
+    setting: options.Setting, roofline: Roofline, filter_text: str, large: bool
+) -> tuple[list[Case], list[str]]:
+    """The cases to run, and a note for each layer left out."""
+    cases, notes = [], []
+    for shape in load():
+        if filter_text not in shape.name:
+            continue
+        if setting.quick and not filter_text and shape.name not in QUICK:
+            continue
+        if shape.large and not large:
+            notes.append(f"{shape.name} left out: large; --large runs it")
+            continue
+        for batch in (shape.batch,) if shape.batch else setting.batches:
+            for dtype in setting.dtypes:
+                for layout in setting.layouts:
+                    cases.append(_case(shape, batch, dtype, layout, setting.device, roofline))
+    if setting.quick and not filter_text:
+        notes.append(f"quick: {len(QUICK)} of {len(load())} layers")
+    return cases, notes
+
+
+def _case(shape: DwShape, batch: int, dtype: str, layout: str, device: torch.device, roofline: Roofline) -> Case:
+    torch_dtype = DTYPES[dtype]
+    size_in = (shape.height, shape.width)
+    work = dwconv_work(batch, shape.channels, size_in, shape.output_size, shape.kernel, torch_dtype.itemsize)
+    return Case(
+        shape.name,
+        batch,
+        dtype,
+        layout,
+        work,
+        roofline.bound(work),
+        lambda: DwConv(shape, batch, torch_dtype, layout, device),
+        {"origin": shape.origin, "channels": shape.channels, "height": shape.height, "width": shape.width}
+        | {"kernel": shape.kernel, "stride": shape.stride, "dilation": shape.dilation},
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; the exit code."""
+    parser = options.parser(__doc__.splitlines()[0])
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only layers whose name contains TEXT")
+    parser.add_argument("--large", action="store_true", help="large layers too; on a GPU they always run")
+    given = parser.parse_args(arguments)
+    setting = options.resolve(given, DWCONV, cpu_batches=(1,), cuda_batches=(1, 128))
+    roofline = measure(setting.device, [DTYPES[d] for d in setting.dtypes], 0.2 if setting.quick else 0.6)
+    cases, notes = make_cases(setting, roofline, given.filter, given.large or setting.device.type == "cuda")
+    if not cases:
+        parser.error(f"--filter: expected part of a layer's name, got {given.filter!r}")
+    return suite.run(DWCONV, setting, cases, roofline, Screen(), notes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

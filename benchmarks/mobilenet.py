@@ -1,0 +1,108 @@
+"""The whole of MobileNetV1, fused, against the same net in every peer.
+
+    python -m benchmarks.mobilenet [--quick] [--batch N …] [--dtype …] [--layout …] [--width-mult A]
+    [--resolution R]
+
+``roof`` is the share of what the device's measured limits allow a net of one kernel a layer (each activation
+goes through memory once between two layers); fused blocks and caches can pass 100%.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import options, suite
+from .peers import MOBILENET
+from .report import Screen
+from .roofline import Roofline, measure
+from .suite import Case
+from .work import Layer, Work, layers_of
+from .workload import DTYPES, Workload, checked, randomize_batch_norm
+
+
+class Net(Workload):
+    """MobileNetV1; ours is the same net with ``fused`` on."""
+
+    def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
+        net, x = copy.deepcopy(self.unfolded), self.x
+        net.fused, net.backend = True, backend
+        return checked(lambda: net(x), backend)
+
+
+def make_net(width_mult: float, resolution: int) -> nn.Module:
+    """MobileNetV1 with random weights, in eval mode, whose activations have the same scale in every layer:
+    with batch norm as initialised they would vanish, and a wrong layer would change nothing in the result."""
+    from mbv1 import MobileNetV1
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MobileNetV1(width_mult=width_mult).requires_grad_(False)
+        randomize_batch_norm(net)
+        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        momentum = norms[0].momentum
+        for norm in norms:
+            norm.momentum = 1.0  # running statistics become this batch's
+        net.train()(torch.randn(4 if resolution >= 128 else 16, 3, resolution, resolution))
+        for norm in norms:
+            norm.momentum = momentum
+    return net.eval()
+
+
+def make_cases(setting: options.Setting, roofline: Roofline, width_mult: float, resolution: int) -> list[Case]:
+    """One case for each batch, dtype and layout."""
+    net = make_net(width_mult, resolution)
+    cases = []
+    for batch in setting.batches:
+        shape = (batch, 3, resolution, resolution)
+        layers = layers_of(net, shape)
+        for name in setting.dtypes:
+            dtype = DTYPES[name]
+            facts = {
+                "width_mult": width_mult,
+                "resolution": resolution,
+                "blocks_bound_us": roofline.blocks_bound(layers, dtype) * 1e6,
+            }
+            for layout in setting.layouts:
+                cases.append(
+                    Case(
+                        f"MobileNetV1 {width_mult:g}-{resolution}",
+                        batch,
+                        name,
+                        layout,
+                        _total(layers, dtype.itemsize),
+                        roofline.layers_bound(layers, dtype),
+                        lambda shape=shape, dtype=dtype, layout=layout: Net(
+                            net, shape, dtype, layout, setting.device
+                        ),
+                        facts,
+                    )
+                )
+    return cases
+
+
+def _total(layers: Sequence[Layer], itemsize: int) -> Work:
+    works = [layer.work(itemsize) for layer in layers]
+    return Work(sum(work.bytes for work in works), sum(work.flops for work in works))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; the exit code."""
+    parser = options.parser(__doc__.splitlines()[0])
+    parser.add_argument("--width-mult", type=float, default=1.0, metavar="A", help="default: 1.0")
+    parser.add_argument("--resolution", type=int, default=224, metavar="R", help="default: 224")
+    given = parser.parse_args(arguments)
+    if given.quick and given.batch is None:
+        given.batch = [1]
+    setting = options.resolve(given, MOBILENET, cpu_batches=(1, 8), cuda_batches=(1, 128))
+    roofline = measure(setting.device, [DTYPES[d] for d in setting.dtypes], 0.2 if setting.quick else 0.6)
+    cases = make_cases(setting, roofline, given.width_mult, given.resolution)
+    return suite.run(MOBILENET, setting, cases, roofline, Screen(), [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""torch.compile in the ways that people use it for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..workload import Workload
+from . import DWCONV, MOBILENET, BasePeer
+
+
+class Compiled(BasePeer):
+    """``torch.compile(folded, **options)`` for exactly one shape, without graph breaks."""
+
+    def __init__(self, name: str, title: str, benchmarks: set[str], **options: object) -> None:
+        self.name, self.title, self.benchmarks, self.options = name, title, frozenset(benchmarks), options
+
+    def left_out(self, device: torch.device, quick: bool) -> str | None:
+        return "starting the compiler takes longer than a quick run" if quick else None
+
+    def prepare(self, workload: Workload) -> Callable[[], Tensor]:
+        compiled = torch.compile(workload.folded, fullgraph=True, dynamic=False, **self.options)
+        x = workload.x
+        return lambda: compiled(x)
+
+    def finish(self) -> None:
+        # What was compiled for one case would count against the next one's limit on recompilations, past
+        # which torch.compile falls back to eager without a word.
+        torch.compiler.reset()
+
+
+class CompiledPlain(Compiled):
+    """On CPUs its C++ takes seconds a case, and the frozen variant is the one that fuses there."""
+
+    def left_out(self, device: torch.device, quick: bool) -> str | None:
+        return "seconds of compilation a case on CPUs" if device.type == "cpu" else super().left_out(device, quick)
+
+
+class CompiledFrozen(Compiled):
+    def left_out(self, device: torch.device, quick: bool) -> str | None:
+        return "as compile on GPUs" if device.type == "cuda" else super().left_out(device, quick)
+
+
+class CompiledGraph(Compiled):
+    def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
+        return None if device.type == "cuda" else "needs a CUDA device"
+
+
+PEERS = [
+    CompiledPlain("compile", "torch.compile, batch norm folded", {DWCONV, MOBILENET}),
+    CompiledFrozen(
+        "frozen",
+        "torch.compile with freezing (on CPUs: oneDNN with packed weights and fused activation)",
+        {DWCONV, MOBILENET},
+        options={"freezing": True},
+    ),
+    CompiledGraph(
+        "compile graph",
+        "torch.compile, batch norm folded, mode reduce-overhead (CUDA graphs)",
+        {MOBILENET},
+        mode="reduce-overhead",
+    ),
+]

@@ -1,0 +1,126 @@
+"""What a run prints and writes: lines as they come, a progress bar, a JSON file that is whole after every
+row."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+except ImportError:
+    Console = None
+
+
+class Screen:
+    """Prints lines, with colours and a progress bar where ``rich`` is installed."""
+
+    def __init__(self) -> None:
+        self._console = None if Console is None else Console(highlight=False, markup=False)
+        self._advance = None
+
+    def print(self, text: str = "", style: str | None = None) -> None:
+        """``style`` is one of rich's, such as ``bold`` or ``red``."""
+        if self._console is None:
+            print(text, flush=True)
+        else:
+            self._console.print(text, style=style, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Progressing]:
+        """A bar of ``total`` steps under what is printed meanwhile; on a terminal only."""
+        if self._console is None or not self._console.is_terminal:
+            yield Progressing(total, sys.stderr.isatty())
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield Progressing(total, False, lambda text, n: bar.update(task, description=text, completed=n))
+
+
+class Progressing:
+    """Steps of a progress bar: rich's, or one line of text rewritten in place."""
+
+    def __init__(self, total: int, plain: bool, update=None) -> None:
+        self._total, self._done, self._plain, self._update = total, 0, plain, update
+
+    def starts(self, what: str) -> None:
+        self._show(what)
+
+    def done(self) -> None:
+        self._done += 1
+        self._show("")
+
+    def _show(self, what: str) -> None:
+        if self._update is not None:
+            self._update(what, self._done)
+        elif self._plain:
+            print(
+                f"\r\x1b[K[{self._done}/{self._total}] {what}" if what else "\r\x1b[K",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of fixed width, so that lines can be printed before the last one is known."""
+
+    title: str
+    width: int
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[Column, ...]
+
+    def line(self, values: Sequence[str]) -> str:
+        cells = zip(self.columns, values, strict=True)
+        return "  ".join(v.ljust(c.width) if c.left else v.rjust(c.width) for c, v in cells).rstrip()
+
+    @property
+    def header(self) -> str:
+        return self.line([column.title for column in self.columns])
+
+
+def number(value: float, digits: int = 3) -> str:
+    """``value`` with at least ``digits`` significant digits and no exponent: 0.123, 12.3, 1,234."""
+    magnitude = abs(value)
+    decimals = 0
+    while decimals < digits and 0 < magnitude < 10 ** (digits - 1):
+        decimals, magnitude = decimals + 1, magnitude * 10
+    return f"{value:,.{decimals}f}"
+
+
+@dataclass
+class Results:
+    """The results of a run. With a ``path`` every change is written at once, and the file is always whole."""
+
+    path: Path | None
+    head: dict[str, object]
+    rows: list[dict[str, object]] = field(default_factory=list)
+    tail: dict[str, object] = field(default_factory=lambda: {"complete": False})
+
+    def add(self, rows: Sequence[dict[str, object]]) -> None:
+        self.rows += rows
+        self.write()
+
+    def finish(self, **tail: object) -> None:
+        self.tail = {"complete": True, **tail}
+        self.write()
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps({**self.head, "rows": self.rows, **self.tail}, indent=1) + "\n")
+        os.replace(partial, self.path)

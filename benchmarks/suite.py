@@ -1,0 +1,308 @@
+"""Runs the cases of a benchmark: one line a case, results to JSON, geometric means at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from .contest import FAILED, OK, UNAVAILABLE, WRONG, Outcome, contest
+from .environment import environment
+from .options import Setting
+from .report import Column, Results, Screen, Table, number
+from .roofline import Roofline
+from .timing import NOISY, Clock, clock_for, geometric_mean
+from .work import Work
+from .workload import Workload
+
+_ROW_ENVIRONMENT = ("device", "torch", "torch_cuda", "triton", "mbv1_kernels", "commit", "threads", "time")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table. ``bound`` is the roofline's least time for it in seconds; ``facts`` go into
+    JSON."""
+
+    name: str
+    batch: int
+    dtype: str
+    layout: str
+    work: Work
+    bound: float
+    make: Callable[[], Workload]
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name} N{self.batch} {self.dtype} {self.layout}"
+
+    def metrics(self, seconds: float) -> dict[str, float]:
+        return {
+            "images_per_s": self.batch / seconds,
+            "gb_per_s": self.work.bytes / seconds / 1e9,
+            "gflop_per_s": self.work.flops / seconds / 1e9,
+            "roofline_percent": 100 * self.bound / seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """A case and what became of its contenders."""
+
+    case: Case
+    outcomes: tuple[Outcome, ...]
+
+    def median(self, name: str) -> float | None:
+        return next((o.timing.median for o in self.outcomes if o.name == name and o.timing), None)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a timing that the comparison rests on is noisy."""
+        best = self.best_peer
+        return any(o.timing.noisy for o in self.outcomes if o.timing and (o.name == "mbv1" or o is best))
+
+    @property
+    def best_peer(self) -> Outcome | None:
+        """The fastest contender that is not this project."""
+        timed = [o for o in self.outcomes if o.timing and not o.ours]
+        return min(timed, key=lambda o: o.timing.median, default=None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The geometric mean of (their time / our time) over ``cases``, and its range: above 1, we are faster."""
+
+    versus: str
+    mean: float
+    low: float
+    high: float
+    cases: int
+
+    @classmethod
+    def of(cls, versus: str, ratios: Sequence[float]) -> Comparison:
+        return cls(versus, geometric_mean(ratios), min(ratios), max(ratios), len(ratios))
+
+    def __str__(self) -> str:
+        return f"{self.versus:<38}{self.mean:6.2f}x   ({self.low:.2f} to {self.high:.2f}, {self.cases} cases)"
+
+
+def compare(results: Sequence[Result], names: Sequence[str]) -> list[Comparison]:
+    """mbv1 against each other contender of ``names``, the best peer of each case, and, where a case ran in
+    both layouts, our better one against the best peer in either."""
+    ratios: dict[str, list[float]] = {name: [] for name in (*names, "the best peer of each case")}
+    layouts: dict[tuple[object, ...], list[Result]] = {}
+    for result in results:
+        ours, best = result.median("mbv1"), result.best_peer
+        if ours is None:
+            continue
+        for name in names:
+            theirs = result.median(name)
+            if theirs is not None:
+                ratios[name].append(theirs / ours)
+        if best is not None:
+            ratios["the best peer of each case"].append(best.timing.median / ours)
+            case = result.case
+            layouts.setdefault((case.name, case.batch, case.dtype), []).append(result)
+    ratios["the best peer, free choice of layout"] = [
+        min(r.best_peer.timing.median for r in pair) / min(r.median("mbv1") for r in pair)
+        for pair in layouts.values()
+        if len(pair) > 1
+    ]
+    return [Comparison.of(versus, found) for versus, found in ratios.items() if found]
+
+
+def run(
+    benchmark: str,
+    setting: Setting,
+    cases: Sequence[Case],
+    roofline: Roofline,
+    screen: Screen,
+    notes: Sequence[str],
+) -> int:
+    """Runs ``cases``; the exit code: 0 where mbv1 ran every case and no contender disagreed with the
+    reference."""
+    clock = clock_for(setting.device)
+    found = environment(setting.device)
+    results = Results(
+        setting.json,
+        {
+            "benchmark": benchmark,
+            "environment": found,
+            "roofline": roofline.as_dict(),
+            "method": {"clock": clock.description, "budget": vars(setting.budget), "quick": setting.quick},
+            "left_out": {**setting.left_out, "notes": list(notes)},
+        },
+    )
+    results.write()
+    _print_head(benchmark, setting, found, roofline, clock.description, notes, screen)
+    names = [peer.name for peer in setting.peers if peer.name != "mbv1"]
+    table = _table(benchmark, names, max((len(case.name) for case in cases), default=4))
+    screen.print(table.header, "bold")
+    done: list[Result] = []
+    with screen.progress(len(cases)) as progress:
+        deadline = time.monotonic() + setting.seconds
+        for case in cases:
+            if time.monotonic() > deadline:
+                break
+            progress.starts(str(case))
+            result = Result(case, _outcomes(case, setting, clock))
+            done.append(result)
+            results.add(_json_rows(benchmark, result, found))
+            progress.done()
+            screen.print(table.line(_cells(benchmark, result, names)))
+    skipped = [str(case) for case in cases[len(done) :]]
+    return _finish(done, skipped, names, results, screen)
+
+
+def _outcomes(case: Case, setting: Setting, clock: Clock) -> tuple[Outcome, ...]:
+    try:
+        workload = case.make()
+    except RuntimeError as error:  # out of memory, or a device that an earlier kernel broke
+        reason = f"no inputs: {type(error).__name__}: {error}".splitlines()[0]
+        return tuple(Outcome(peer.name, peer.ours, FAILED, reason=reason) for peer in setting.peers)
+    return tuple(contest(workload, setting.peers, clock, setting.budget))
+
+
+def _print_head(
+    benchmark: str,
+    setting: Setting,
+    found: dict[str, object],
+    roofline: Roofline,
+    clock: str,
+    notes: Sequence[str],
+    screen: Screen,
+) -> None:
+    screen.print(f"{benchmark} on {setting.device.type.upper()}: {found['device']}", "bold")
+    screen.print(
+        f"torch {found['torch']}, mbv1_kernels {found['mbv1_kernels']}, {found['threads']} threads, "
+        f"load average {found['load_average']}, commit {found['commit'] or 'unknown'}"
+    )
+    if setting.device.type == "cpu" and (found["load_average"] or 0) > (found["cores"] or 1) / 2:
+        screen.print("this machine is busy with something else: the times below say little", "yellow")
+    screen.print(f"roofline, measured now: {roofline}")
+    screen.print(f"times: {clock}; median, p20-p80 of interleaved rounds, after a check of every result")
+    for peer in setting.peers:
+        screen.print(f"  {peer.name:<14}{peer.title}")
+    for name, reason in setting.left_out.items():
+        screen.print(f"  {name:<14}left out: {reason}", "dim")
+    for note in notes:
+        screen.print(f"  {note}", "dim")
+    screen.print()
+
+
+def _table(benchmark: str, names: Sequence[str], widest: int) -> Table:
+    metrics = [Column("img/s", 7)] if benchmark == "mobilenet" else []
+    return Table(
+        (
+            Column("case", widest, left=True),
+            Column("N", 3),
+            Column("dtype", 5, left=True),
+            Column("layout", 6, left=True),
+            Column("mbv1 us", 9),
+            Column("p20-p80", 15),
+            *metrics,
+            Column("GB/s", 6),
+            Column("GFLOP/s", 8),
+            Column("roof", 5),
+            *(Column(name, max(len(name), 8)) for name in names),
+            Column("x best peer", 19, left=True),
+        )
+    )
+
+
+def _cells(benchmark: str, result: Result, names: Sequence[str]) -> list[str]:
+    case, best = result.case, result.best_peer
+    ours = next(o for o in result.outcomes if o.name == "mbv1")
+    cells = [case.name, str(case.batch), case.dtype, case.layout, _time(ours)]
+    if ours.timing:
+        metrics = case.metrics(ours.timing.median)
+        cells.append(f"{number(ours.timing.p20 * 1e6)}-{number(ours.timing.p80 * 1e6)}")
+        cells += [number(metrics["images_per_s"])] if benchmark == "mobilenet" else []
+        cells += [
+            number(metrics["gb_per_s"]),
+            number(metrics["gflop_per_s"]),
+            f"{metrics['roofline_percent']:.0f}%",
+        ]
+    else:
+        cells += [""] * (5 if benchmark == "mobilenet" else 4)
+    cells += [_time(next(o for o in result.outcomes if o.name == name)) for name in names]
+    compared = best is not None and ours.timing is not None
+    cells.append(f"{best.timing.median / ours.timing.median:.2f} {best.name}" if compared else "")
+    return cells
+
+
+def _time(outcome: Outcome) -> str:
+    if outcome.timing is None:
+        return "-" if outcome.status == UNAVAILABLE else outcome.status
+    return number(outcome.timing.median * 1e6) + ("~" if outcome.timing.noisy else "")
+
+
+def _json_rows(benchmark: str, result: Result, found: dict[str, object]) -> list[dict[str, object]]:
+    case, rows = result.case, []
+    for outcome in result.outcomes:
+        row: dict[str, object] = {
+            "benchmark": benchmark,
+            "case": case.name,
+            "batch": case.batch,
+            "dtype": case.dtype,
+            "layout": case.layout,
+            **case.facts,
+            "bytes": case.work.bytes,
+            "flops": case.work.flops,
+            "bound_us": case.bound * 1e6,
+            "contender": outcome.name,
+            "ours": outcome.ours,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "error": outcome.error if outcome.error is not None and math.isfinite(outcome.error) else None,
+        }
+        if outcome.timing:
+            timing = outcome.timing
+            row.update(median_us=timing.median * 1e6, p20_us=timing.p20 * 1e6, p80_us=timing.p80 * 1e6)
+            row.update(rounds=timing.rounds, preemptions_per_s=timing.preemptions, noisy=timing.noisy)
+            row.update(case.metrics(timing.median))
+        rows.append({**row, **{key: found[key] for key in _ROW_ENVIRONMENT}})
+    return rows
+
+
+def _finish(
+    done: Sequence[Result], skipped: Sequence[str], names: Sequence[str], results: Results, screen: Screen
+) -> int:
+    if skipped:
+        screen.print(f"out of time (--seconds): {len(skipped)} cases left out: {', '.join(skipped)}", "yellow")
+    comparisons = compare(done, names)
+    quiet = [result for result in done if not result.noisy]
+    parts = {dtype: [r for r in done if r.case.dtype == dtype] for dtype in {r.case.dtype: None for r in done}}
+    for part, results_of_part in {**parts, "quiet cases only": quiet}.items():
+        if len(results_of_part) < len(done):
+            best = compare(results_of_part, [])[:1]
+            comparisons += [replace(comparison, versus=f"the best peer, {part}") for comparison in best]
+    screen.print("\ngeometric mean of (their time / mbv1's time); above 1, mbv1 is faster", "bold")
+    for comparison in comparisons:
+        screen.print(f"  {comparison}")
+    percents = [r.case.metrics(m)["roofline_percent"] for r in done if (m := r.median("mbv1")) is not None]
+    if len(quiet) < len(done):
+        screen.print(
+            f"  ~ noisy: p80 > {NOISY:g} x p20 or cores taken away; other load, and the time says little",
+            "yellow",
+        )
+    if percents:
+        screen.print(f"  {'of the roofline':<38}{geometric_mean(percents):6.1f}%")
+    problems = _problems(done, screen)
+    results.finish(comparisons=[vars(c) for c in comparisons], problems=problems, skipped=list(skipped))
+    return 1 if problems else 0
+
+
+def _problems(done: Sequence[Result], screen: Screen) -> list[str]:
+    """Prints every contender that did not run; returns what makes the run a failure."""
+    problems = []
+    for result in done:
+        for outcome in (o for o in result.outcomes if o.status != OK):
+            line = f"{outcome.status}: {outcome.name}, {result.case}: {outcome.reason}"
+            bad = outcome.status == WRONG or outcome.name == "mbv1" or (outcome.ours and outcome.status == FAILED)
+            screen.print(line, "bold red" if bad else "dim")
+            if bad:
+                problems.append(line)
+    if problems:
+        screen.print(f"\nFAILED: {len(problems)} results are wrong or missing", "bold red")
+    return problems

@@ -1,0 +1,83 @@
+"""Bytes and FLOPs of layers, and the layers of a net.
+
+Each activation counts once read and once written, weights and biases once; a multiply-add is 2 FLOPs, taps in
+the padding count too, bias and activation don't.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a layer has to move and to compute, whoever runs it."""
+
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as it ran: ``kind`` is conv, dw, pw or linear; sizes count elements."""
+
+    kind: str
+    inputs: int
+    outputs: int
+    weights: int
+    flops: int
+    channels: int
+    height: int
+    width: int
+    kernel: int
+    stride: int
+
+    def work(self, itemsize: int) -> Work:
+        return Work((self.inputs + self.outputs + self.weights) * itemsize, self.flops)
+
+
+def dwconv_work(
+    batch: int, channels: int, size_in: Sequence[int], size_out: Sequence[int], kernel: int, itemsize: int
+) -> Work:
+    """A depthwise convolution with bias: ``size_in`` and ``size_out`` are (H, W)."""
+    pixels_in, pixels_out = size_in[0] * size_in[1], size_out[0] * size_out[1]
+    elements = batch * channels * (pixels_in + pixels_out) + channels * (kernel * kernel + 1)
+    return Work(elements * itemsize, 2 * batch * channels * pixels_out * kernel * kernel)
+
+
+def layers_of(net: nn.Module, shape: Sequence[int]) -> list[Layer]:
+    """The convolutions and linear layers that ``net`` runs on an input of ``shape``, in order. Nothing is
+    computed. Batch norm counts as folded (a bias for each convolution), pooling as part of the linear
+    layer."""
+    layers: list[Layer] = []
+
+    def record(module: nn.Module, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
+        layers.append(_layer(module, args[0], y, layers))
+
+    net = copy.deepcopy(net).to("meta").eval()
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(record)
+    parameter = next(net.parameters())
+    with torch.no_grad():
+        net(torch.empty(tuple(shape), dtype=parameter.dtype, device="meta"))
+    return layers
+
+
+def _layer(module: nn.Module, x: torch.Tensor, y: torch.Tensor, before: list[Layer]) -> Layer:
+    weights = module.weight.numel() + y.shape[1]
+    flops = 2 * y.numel() * (module.weight.numel() // module.weight.shape[0])
+    if isinstance(module, nn.Linear):
+        inputs = before[-1].outputs if before else x.numel()
+        return Layer("linear", inputs, y.numel(), weights, flops, x.shape[1], 1, 1, 1, 1)
+    if module.groups == module.in_channels > 1:
+        kind = "dw"
+    else:
+        kind = "pw" if module.kernel_size == (1, 1) and module.groups == 1 else "conv"
+    (_, channels, height, width), kernel, stride = x.shape, module.kernel_size[0], module.stride[0]
+    return Layer(kind, x.numel(), y.numel(), weights, flops, channels, height, width, kernel, stride)

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import dwconv, peers
+from benchmarks.roofline import Roofline
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other stall on a busy machine; the tools set them for the whole process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def roofline(monkeypatch):
+    """A device of 100 GB/s and 1 TFLOP/s, which nobody has to measure."""
+    made = Roofline(bandwidth=100e9, fma=1e12, gemm={torch.float32: 2e12}, cache=None)
+    monkeypatch.setattr("benchmarks.dwconv.measure", lambda *args: made)
+    monkeypatch.setattr("benchmarks.mobilenet.measure", lambda *args: made)
+    return made
+
+
+@pytest.fixture
+def run_dwconv(roofline, tmp_path: Path):
+    """Runs the dwconv benchmark on one small layer; its exit code and its JSON."""
+
+    def run(*arguments: str) -> tuple[int, dict]:
+        path = tmp_path / "results" / "dwconv.json"
+        given = ("--device", "cpu", "--quick", "--threads", "1", "--filter", "block 13", "--json", str(path))
+        code = dwconv.main([*given, *arguments])
+        return code, json.loads(path.read_text())
+
+    return run
+
+
+@pytest.fixture
+def add_peer(monkeypatch):
+    """Adds a contender to every benchmark."""
+
+    def add(peer) -> None:
+        found = peers.find_peers
+        monkeypatch.setattr("benchmarks.options.find_peers", lambda benchmark: [*found(benchmark), peer])
+
+    return add

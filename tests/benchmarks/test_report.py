@@ -1,0 +1,56 @@
+import json
+import sys
+
+import pytest
+
+from benchmarks import report
+from benchmarks.report import Column, Results, Screen, Table, number
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.0, "0"),
+        (0.1234, "0.123"),
+        (-0.01, "-0.010"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (12345.6, "12,346"),
+    ],
+)
+def test_numbers_keep_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_table_lines_align():
+    table = Table((Column("name", 6, left=True), Column("us", 5)))
+    assert table.header == "name       us"
+    assert table.line(["a", "1.5"]) == "a         1.5"
+    with pytest.raises(ValueError):
+        table.line(["a"])
+
+
+def test_results_are_whole_after_every_row(tmp_path):
+    path = tmp_path / "deep" / "r.json"
+    results = Results(path, {"benchmark": "b"})
+    results.add([{"a": 1}])
+    assert json.loads(path.read_text()) == {"benchmark": "b", "rows": [{"a": 1}], "complete": False}
+    results.add([{"a": 2}])
+    results.finish(extra=3)
+    assert json.loads(path.read_text())["rows"] == [{"a": 1}, {"a": 2}]
+    assert json.loads(path.read_text())["complete"] is True
+    assert [p.name for p in path.parent.iterdir()] == ["r.json"]
+
+
+def test_plain_text_without_rich(monkeypatch, capsys):
+    monkeypatch.setattr(report, "Console", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    screen = Screen()
+    with screen.progress(2) as progress:
+        progress.starts("first")
+        screen.print("a line", "bold")
+        progress.done()
+    captured = capsys.readouterr()
+    assert captured.out == "a line\n"
+    assert "[0/2] first" in captured.err
