@@ -36,6 +36,9 @@ DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
   return {taps, gather_bias<T>(Slot::kDwBias, p.bias, p.bias_stride, p.channels), channel_stride};
 }
 
+// Sums that are made side by side, each an independent chain of additions of about 4 cycles.
+constexpr int kParallel = 4;
+
 // Output pixels [begin, end) of row oh of image n, all channels, to dst[(ow - begin) * dst_step + channel]. D is T
 // (a tensor's memory) or Acc<T> (a tile of separable_conv2d, which gets the values that a tensor would hold).
 // kK is the kernel's size, or 0 for any.
@@ -44,7 +47,6 @@ void depthwise_row_nhwc(const DwConv2dParams& p, const DwWeights<T>& weights, in
                         int64_t end, D* dst, int64_t dst_step) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
-  constexpr int kPixels = 4;  // outputs that share a load of the weights
   const Window& window = p.window;
   const int64_t kernel_w = kK > 0 ? kK : window.kernel_w;
   const int64_t top = oh * window.stride_h - window.pad_top;
@@ -57,45 +59,69 @@ void depthwise_row_nhwc(const DwConv2dParams& p, const DwWeights<T>& weights, in
   const int64_t inner_begin = smaller(larger(begin, divide_up(window.pad_left, window.stride_w)), end);
   const int64_t inner_end = larger(inner_begin, smaller(end, last < 0 ? 0 : last / window.stride_w + 1));
 
-  for (int64_t c = 0; c < p.channels; c += kLanes<A>) {
-    const int64_t lanes = smaller<int64_t>(p.channels - c, kLanes<A>);
-    const A* taps = weights.taps + c;
-    const V bias = weights.bias == nullptr ? V{} : load(weights.bias + c);
-    const auto finish = [&](int64_t ow, V sum) {
-      sum = activate<A>(sum, p.activation);
-      if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
-      store_part(dst + (ow - begin) * dst_step + c, sum, lanes);
-    };
-    const auto one = [&](int64_t ow) {
-      const int64_t left = ow * window.stride_w - window.pad_left;
-      const TapRange columns(left, p.in_w, kernel_w, window.dilation_w);
-      V sum = bias;
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const T* row = image + (top + i * window.dilation_h) * p.x_stride.h + left * p.x_stride.w + c;
-        for (int64_t j = columns.begin; j < columns.end; ++j) {
-          sum += load(taps + (i * kernel_w + j) * weights.channel_stride) * load_part(row + j * tap_step, lanes);
+  const auto finish = [&](int64_t ow, int64_t c, V sum) {
+    sum = activate<A>(sum, p.activation);
+    if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
+    store_part(dst + (ow - begin) * dst_step + c, sum, p.channels - c);
+  };
+  const auto bias_at = [&](int64_t c) { return weights.bias == nullptr ? V{} : load(weights.bias + c); };
+  const auto row_at = [&](int64_t i, int64_t left) {
+    return image + (top + i * window.dilation_h) * p.x_stride.h + left * p.x_stride.w;
+  };
+  // One output, whose window may leave the row, for `vectors` vectors of channels from c on.
+  const auto one = [&](int64_t ow, int64_t c, auto vectors) {
+    const int64_t left = ow * window.stride_w - window.pad_left;
+    const TapRange columns(left, p.in_w, kernel_w, window.dilation_w);
+    V sums[vectors];
+    for (int v = 0; v < vectors; ++v) sums[v] = bias_at(c + v * kLanes<A>);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const T* row = row_at(i, left) + c;
+      for (int64_t j = columns.begin; j < columns.end; ++j) {
+        const A* taps = weights.taps + (i * kernel_w + j) * weights.channel_stride + c;
+        for (int v = 0; v < vectors; ++v) {
+          const T* x = row + j * tap_step + v * kLanes<A>;
+          sums[v] += load(taps + v * kLanes<A>) * (vectors > 1 ? load(x) : load_part(x, p.channels - c));
         }
       }
-      finish(ow, sum);
-    };
-    int64_t ow = begin;
-    for (; ow < inner_begin; ++ow) one(ow);
-    for (; lanes == kLanes<A> && ow + kPixels <= inner_end; ow += kPixels) {
-      const int64_t left = ow * window.stride_w - window.pad_left;
-      V sums[kPixels];
-      for (V& sum : sums) sum = bias;
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const T* row = image + (top + i * window.dilation_h) * p.x_stride.h + left * p.x_stride.w + c;
-#pragma GCC unroll 7
-        for (int64_t j = 0; j < kernel_w; ++j) {
-          const V weight = load(taps + (i * kernel_w + j) * weights.channel_stride);
-#pragma GCC unroll 4
-          for (int u = 0; u < kPixels; ++u) sums[u] += weight * load(row + j * tap_step + u * pixel_step);
-        }
-      }
-      for (int u = 0; u < kPixels; ++u) finish(ow + u, sums[u]);
     }
-    for (; ow < end; ++ow) one(ow);
+    for (int v = 0; v < vectors; ++v) finish(ow, c + v * kLanes<A>, sums[v]);
+  };
+  // kParallel outputs whose windows are inside the row, for one whole vector of channels: they share the weights.
+  const auto inner = [&](int64_t ow, int64_t c) {
+    const int64_t left = ow * window.stride_w - window.pad_left;
+    V sums[kParallel];
+    for (V& sum : sums) sum = bias_at(c);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const T* row = row_at(i, left) + c;
+#pragma GCC unroll 7
+      for (int64_t j = 0; j < kernel_w; ++j) {
+        const V weight = load(weights.taps + (i * kernel_w + j) * weights.channel_stride + c);
+#pragma GCC unroll 4
+        for (int u = 0; u < kParallel; ++u) sums[u] += weight * load(row + j * tap_step + u * pixel_step);
+      }
+    }
+    for (int u = 0; u < kParallel; ++u) finish(ow + u, c, sums[u]);
+  };
+
+  const int64_t inner_whole = inner_begin + (inner_end - inner_begin) / kParallel * kParallel;
+  const auto channels = [&](int64_t c, auto vectors) {
+    for (int64_t ow = begin; ow < inner_begin; ++ow) one(ow, c, vectors);
+    for (int64_t v = 0; v < vectors; ++v) {
+      for (int64_t ow = inner_begin; ow < inner_whole; ow += kParallel) inner(ow, c + v * kLanes<A>);
+    }
+    for (int64_t ow = inner_whole; ow < end; ++ow) one(ow, c, vectors);
+  };
+  int64_t c = 0;
+  for (; c + kParallel * kLanes<A> <= p.channels; c += kParallel * kLanes<A>) {
+    channels(c, std::integral_constant<int, kParallel>{});
+  }
+  for (; c < p.channels; c += kLanes<A>) {
+    constexpr std::integral_constant<int, 1> kOne{};
+    if (c + kLanes<A> <= p.channels) {
+      channels(c, kOne);
+    } else {
+      for (int64_t ow = begin; ow < end; ++ow) one(ow, c, kOne);
+    }
   }
 }
 
@@ -127,71 +153,124 @@ void depthwise_row_any(const DwConv2dParams& p, const DwWeights<T>& weights, int
   }
 }
 
-// Output rows [begin, end) of channel c of image n, to dst[(oh - begin) * dst_row + ow].
+// Input rows of one plane, staged with their padding, so that every tap reads whole vectors without a check.
 //
-// The input rows are first staged as Acc<T> with their padding, so that every tap reads a whole vector without a
-// bounds check: at stride 1 one copy of the row serves all taps, at other strides each tap has its own, compacted.
+// A staged row has its columns in an order in which the outputs' inputs for one tap are neighbours: at stride 1 as
+// they are, at stride 2 the even and then the odd ones, at larger strides one compacted copy a tap.
+struct StagedRow {
+  int64_t copies, copy_w, width;  // width = copies * copy_w
+  int64_t stride, dilation;
+
+  StagedRow(const Window& window, int64_t kernel_w, int64_t padded_out_w)
+      : copies(window.stride_w <= 2 ? window.stride_w : kernel_w),
+        copy_w(padded_out_w + (window.stride_w <= 2 ? (kernel_w - 1) * window.dilation_w / window.stride_w : 0)),
+        width(copies * copy_w),
+        stride(window.stride_w),
+        dilation(window.dilation_w) {}
+
+  // Where the inputs of tap j begin.
+  int64_t tap(int64_t j) const {
+    if (stride == 1) return j * dilation;
+    return stride == 2 ? j * dilation % 2 * copy_w + j * dilation / 2 : j * copy_w;
+  }
+  // The column, counted from the left padding's first, of a copy's first element.
+  int64_t origin(int64_t copy) const { return stride <= 2 ? copy : copy * dilation; }
+};
+
+// Copies one input row. `row` is the input's column 0, from where `readable` >= in_w elements can be read: vectors
+// may load what follows the row, and the zeros of the right padding are written over it. Up to a vector is written
+// behind the staged row, too.
+template <class T>
+void stage_row(const DwConv2dParams& p, const StagedRow& staged, const T* row, int64_t readable, Acc<T>* to) {
+  using A = Acc<T>;
+  const int64_t stride = staged.stride, left = p.window.pad_left, copy_w = staged.copy_w;
+  const bool dense = p.x_stride.w == 1;
+  // Elements [0, whole) of every copy, but for their left padding, are made by vectors.
+  int64_t whole = 0;
+  if (dense && stride == 1) {
+    int64_t q = smaller(copy_w, left);
+    for (; q < copy_w && q - left + kLanes<A> <= readable && q - left < p.in_w; q += kLanes<A>) {
+      store(to + q, load(row + q - left));
+    }
+    whole = q;
+  } else if (dense && stride == 2) {
+    int64_t q = smaller(copy_w, divide_up(left, 2));
+    for (; q + kLanes<A> <= copy_w && 2 * (q + kLanes<A>)-left <= readable && 2 * q - left < p.in_w; q += kLanes<A>) {
+      const auto a = load(row + 2 * q - left), b = load(row + 2 * q - left + kLanes<A>);
+      store(to + q, even_lanes(a, b));
+      store(to + copy_w + q, odd_lanes(a, b));
+    }
+    whole = q;
+  }
+  for (int64_t copy = 0; copy < staged.copies; ++copy, to += copy_w) {
+    // Element q is input column q * stride + first; [lo, hi) are those that exist.
+    const int64_t first = staged.origin(copy) - left;
+    const int64_t lo = smaller(copy_w, first < 0 ? divide_up(-first, stride) : 0);
+    const int64_t hi = larger(lo, smaller(copy_w, first < p.in_w ? divide_up(p.in_w - first, stride) : 0));
+    const auto copy_one = [&](int64_t q) { to[q] = load_one(row + (q * stride + first) * p.x_stride.w); };
+    for (int64_t q = 0; q < lo; ++q) to[q] = A(0);
+    for (int64_t q = lo; q < smaller(hi, divide_up(left, stride)); ++q) copy_one(q);
+    for (int64_t q = larger(lo, whole); q < hi; ++q) copy_one(q);
+    for (int64_t q = hi; q < copy_w; ++q) to[q] = A(0);
+  }
+}
+
+// Output rows [begin, end) of channel c of image n, to dst[(oh - begin) * out_w + ow].
 template <class T, class D, int kK>
 void depthwise_rows_nchw(const DwConv2dParams& p, const DwWeights<T>& weights, int64_t n, int64_t c, int64_t begin,
-                         int64_t end, D* dst, int64_t dst_row) {
+                         int64_t end, D* dst) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
-  constexpr int kVectors = 4;
   const Window& window = p.window;
   const int64_t kernel_h = kK > 0 ? kK : window.kernel_h, kernel_w = kK > 0 ? kK : window.kernel_w;
-  const bool unit = window.stride_w == 1;
-  const int64_t copies = unit ? 1 : kernel_w, tap_step = unit ? window.dilation_w : 0;
-  const int64_t padded_w = round_up(p.out_w, kLanes<A>);
-  const int64_t copy_w = padded_w + (unit ? (kernel_w - 1) * tap_step : 0);
-  const int64_t row_w = copies * copy_w, copy_step = unit ? tap_step : copy_w;
+  const int64_t vectors = divide_up(p.out_w, kLanes<A>);
+  const StagedRow staged(window, kernel_w, vectors * kLanes<A>);
 
-  const int64_t first_row = larger<int64_t>(0, begin * window.stride_h - window.pad_top);
-  const int64_t last_row =
-      smaller(p.in_h, (end - 1) * window.stride_h - window.pad_top + (kernel_h - 1) * window.dilation_h + 1);
-  A* staged = workspace<A>(Slot::kInput, larger<int64_t>(last_row - first_row, 1) * row_w);
+  const int64_t first_row = begin * window.stride_h - window.pad_top;
+  const int64_t row_count = (end - begin - 1) * window.stride_h + (kernel_h - 1) * window.dilation_h + 1;
+  A* rows = workspace<A>(Slot::kInput, row_count * staged.width + kLanes<A>);
   const T* plane = static_cast<const T*>(p.x) + n * p.x_stride.n + c * p.x_stride.c;
-  for (int64_t ih = first_row; ih < last_row; ++ih) {
-    const T* row = plane + ih * p.x_stride.h;
-    for (int64_t copy = 0; copy < copies; ++copy) {
-      A* to = staged + (ih - first_row) * row_w + copy * copy_w;
-      // Element q holds input column q * stride + origin; [lo, hi) are those that exist.
-      const int64_t origin = copy * window.dilation_w - window.pad_left;
-      const int64_t lo = smaller(copy_w, origin < 0 ? divide_up(-origin, window.stride_w) : 0);
-      const int64_t hi =
-          larger(lo, smaller(copy_w, origin < p.in_w ? divide_up(p.in_w - origin, window.stride_w) : 0));
-      for (int64_t q = 0; q < lo; ++q) to[q] = A(0);
-      gather(row + (lo * window.stride_w + origin) * p.x_stride.w, window.stride_w * p.x_stride.w, hi - lo, to + lo);
-      for (int64_t q = hi; q < copy_w; ++q) to[q] = A(0);
+  for (int64_t r = 0; r < row_count; ++r) {
+    A* to = rows + r * staged.width;
+    const int64_t ih = first_row + r;
+    if (ih >= 0 && ih < p.in_h) {
+      // All between this row and the end of the plane's last is the tensor's.
+      stage_row(p, staged, plane + ih * p.x_stride.h, (p.in_h - 1 - ih) * p.x_stride.h + p.in_w, to);
+    } else {
+      for (int64_t q = 0; q < staged.width; ++q) to[q] = A(0);
     }
   }
 
-  const A bias = weights.bias == nullptr ? A(0) : weights.bias[c];
-  for (int64_t oh = begin; oh < end; ++oh) {
-    const int64_t top = oh * window.stride_h - window.pad_top;
-    const TapRange rows(top, p.in_h, kernel_h, window.dilation_h);
-    D* out = dst + (oh - begin) * dst_row;
-    const auto sum_taps = [&](int64_t ow, auto vectors, V* sums) {
-      for (int u = 0; u < vectors; ++u) sums[u] = broadcast(bias);
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const A* row = staged + (top + i * window.dilation_h - first_row) * row_w + ow;
+  const V bias = broadcast(weights.bias == nullptr ? A(0) : weights.bias[c]);
+  const int64_t tap_row = window.dilation_h * staged.width, out_row = window.stride_h * staged.width;
+  const int64_t total = (end - begin) * vectors;
+  D* const dst_end = dst + (end - begin) * p.out_w;
+  int64_t row = 0, vector = 0;  // the next vector of outputs
+  for (int64_t done = 0; done < total; done += kParallel) {
+    const A* from[kParallel];
+    D* to[kParallel];
+    for (int u = 0; u < kParallel; ++u) {  // the last group repeats its last vector
+      from[u] = rows + row * out_row + vector * kLanes<A>;
+      to[u] = dst + row * p.out_w + vector * kLanes<A>;
+      if (done + u + 1 < total && ++vector == vectors) vector = 0, ++row;
+    }
+    V sums[kParallel];
+    for (V& sum : sums) sum = bias;
+    for (int64_t i = 0; i < kernel_h; ++i) {
 #pragma GCC unroll 7
-        for (int64_t j = 0; j < kernel_w; ++j) {
-          const A weight = weights.taps[(i * kernel_w + j) * weights.channel_stride + c];
-          for (int u = 0; u < vectors; ++u) sums[u] += weight * load(row + j * copy_step + u * kLanes<A>);
-        }
+      for (int64_t j = 0; j < kernel_w; ++j) {
+        const A weight = weights.taps[(i * kernel_w + j) * weights.channel_stride + c];
+        const int64_t offset = i * tap_row + staged.tap(j);
+#pragma GCC unroll 4
+        for (int u = 0; u < kParallel; ++u) sums[u] += weight * load(from[u] + offset);
       }
-      for (int u = 0; u < vectors; ++u) {
-        sums[u] = activate<A>(sums[u], p.activation);
-        if constexpr (!std::is_same_v<T, D>) sums[u] = rounded<T>(sums[u]);
-        store_part(out + ow + u * kLanes<A>, sums[u], p.out_w - ow - u * kLanes<A>);
-      }
-    };
-    V sums[kVectors];
-    int64_t ow = 0;
-    constexpr std::integral_constant<int, kVectors> kMany{};
-    constexpr std::integral_constant<int, 1> kOne{};
-    for (; ow + kVectors * kLanes<A> <= padded_w; ow += kVectors * kLanes<A>) sum_taps(ow, kMany, sums);
-    for (; ow < padded_w; ow += kLanes<A>) sum_taps(ow, kOne, sums);
+    }
+    for (int u = 0; u < kParallel; ++u) {
+      V sum = activate<A>(sums[u], p.activation);
+      if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
+      // What a vector writes beyond the end of its row, the next row's vector overwrites.
+      store_part(to[u], sum, dst_end - to[u]);
+    }
   }
 }
 
@@ -231,8 +310,8 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
 template <class T>
 void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   const DwWeights<T> weights = pack_depthwise<T>(p);
-  // Bands of output rows whose staged input stays in the first-level cache: about 16 KB.
-  const int64_t row_bytes = (p.in_w + 1) * static_cast<int64_t>(sizeof(Acc<T>)) * p.window.stride_h;
+  // Bands of output rows whose staged input stays in the first-level cache.
+  const int64_t row_bytes = p.in_w * static_cast<int64_t>(sizeof(Acc<T>)) * p.window.stride_h;
   const int64_t band = smaller(p.out_h, larger<int64_t>(4, 16384 / row_bytes));
   const int64_t bands = divide_up(p.out_h, band);
   with_kernel_size(p, [&](auto size) {
@@ -240,8 +319,7 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t first = item % bands * band, c = item / bands % p.channels, n = item / bands / p.channels;
         T* y = static_cast<T*>(p.y) + n * p.y_stride.n + c * p.y_stride.c + first * p.y_stride.h;
-        depthwise_rows_nchw<T, T, decltype(size)::value>(p, weights, n, c, first, smaller(first + band, p.out_h), y,
-                                                         p.y_stride.h);
+        depthwise_rows_nchw<T, T, decltype(size)::value>(p, weights, n, c, first, smaller(first + band, p.out_h), y);
       }
     });
   });

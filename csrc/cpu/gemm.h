@@ -80,10 +80,10 @@ void store_tile(const Epilogue<T>& e, const Acc<T>* c, int64_t rows, int64_t col
 // `count` elements `step` apart, converted and contiguous.
 template <class T>
 void gather(const T* from, int64_t step, int64_t count, Acc<T>* to) {
-  if (step == 1) {
-    int64_t i = 0;
-    for (; i + kLanes<Acc<T>> <= count; i += kLanes<Acc<T>>) store(to + i, load(from + i));
-    for (; i < count; ++i) to[i] = load_one(from + i);
+  constexpr int64_t kStep = kLanes<Acc<T>>;
+  if (step == 1 && count >= kStep) {
+    for (int64_t i = 0; i + kStep <= count; i += kStep) store(to + i, load(from + i));
+    store(to + count - kStep, load(from + count - kStep));  // overlaps, where the last vector is not whole
   } else {
     for (int64_t i = 0; i < count; ++i) to[i] = load_one(from + i * step);
   }

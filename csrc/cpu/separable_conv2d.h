@@ -75,7 +75,7 @@ void separable_conv2d_nchw(const SeparableConv2dParams& p, const Threads& thread
         const int64_t last = smaller(first + band, height), pixels = (last - first) * width;
         for (int64_t c = 0; c < channels; ++c) {
           A* row = middle + c * step;
-          depthwise_rows_nchw<T, A, decltype(size)::value>(p.dw, dw_weights, n, c, first, last, row, width);
+          depthwise_rows_nchw<T, A, decltype(size)::value>(p.dw, dw_weights, n, c, first, last, row);
           for (int64_t i = pixels; i < round_up(pixels, kCols); ++i) row[i] = A(0);
         }
         for (int64_t j = 0; j < pixels; j += kCols) {

@@ -150,6 +150,26 @@ MBV1_INLINE void store_part(T* p, typename Vec<Acc<T>>::Type v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = padded[i];
 }
 
+// Every second lane of a and then of b.
+template <class V>
+MBV1_INLINE V even_lanes(V a, V b) {
+  if constexpr (sizeof(V) / sizeof(a[0]) == 2) return __builtin_shufflevector(a, b, 0, 2);
+  if constexpr (sizeof(V) / sizeof(a[0]) == 4) return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+  if constexpr (sizeof(V) / sizeof(a[0]) == 8) return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  if constexpr (sizeof(V) / sizeof(a[0]) == 16) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  }
+}
+template <class V>
+MBV1_INLINE V odd_lanes(V a, V b) {
+  if constexpr (sizeof(V) / sizeof(a[0]) == 2) return __builtin_shufflevector(a, b, 1, 3);
+  if constexpr (sizeof(V) / sizeof(a[0]) == 4) return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  if constexpr (sizeof(V) / sizeof(a[0]) == 8) return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  if constexpr (sizeof(V) / sizeof(a[0]) == 16) {
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  }
+}
+
 template <class T>
 MBV1_INLINE Acc<T> load_one(const T* p) {
   if constexpr (std::is_same_v<T, Acc<T>>) {
