@@ -105,3 +105,9 @@ def test_gradients(op: str) -> None:
         gradients.append([g.cpu() for g in torch.autograd.grad(call().sum(), leaves)])
     for ours, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("op", backends.OPS)
+def test_opcheck(op: str) -> None:
+    call = build(next(c for c in CASES if c.op == op), torch.float32, "nhwc", "cuda")
+    torch.library.opcheck(getattr(torch.ops.mbv1, op).default, call.map(lambda t: t.requires_grad_()).normalized)

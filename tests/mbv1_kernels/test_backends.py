@@ -108,3 +108,8 @@ def test_auto_takes_torch_where_no_kernel_can_run() -> None:
     x = torch.ones(1, 2, 3, 3, device="meta")
     assert mbv1_kernels.explain("pool_linear", x, torch.ones(4, 2, device="meta")).chosen == "torch"
     assert mbv1_kernels.pool_linear(x, torch.ones(4, 2, device="meta")).shape == (1, 4)
+
+
+def test_explain_of_parameters_with_gradients() -> None:
+    call = build(CASES[0], torch.float32).map(lambda t: t.requires_grad_())
+    assert mbv1_kernels.explain(call.op, *call.args, **call.kwargs).chosen == "cpu"
