@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import mbv1_kernels
+
 from . import options, suite
 from .peers import DWCONV
 from .report import Screen
@@ -28,52 +30,44 @@ from .workload import DTYPES, Workload, checked, randomize_batch_norm
 #: What --quick runs: a large and a small layer of the net, stride 2, and each of the harder kinds.
 QUICK = ("mbv1 block 1", "mbv1 block 4", "mbv1 block 7", "k5 mbv3", "k7 convnext 3", "dilated mbv1 os16")
 
+_DEFAULTS = options.Defaults(cpu_batches=(1,), cuda_batches=(1, 128), cpu_dtypes=("fp32", "bf16"))
+
 
 class DwConv(Workload):
     """conv → batch norm → ReLU with ``shape``'s window. Torch and ours are both called as functions: a layer
     is too short to pay for ``nn.Module`` on one side only."""
 
     def __init__(self, shape: DwShape, batch: int, dtype: torch.dtype, layout: str, device: torch.device) -> None:
-        c, window = shape.channels, (shape.kernel, shape.stride, shape.padding, shape.dilation)
+        c, self._shape = shape.channels, shape
+        window = (shape.kernel, shape.stride, shape.padding, shape.dilation)
         conv = nn.Conv2d(c, c, *window, groups=c, bias=False)
         layer = nn.Sequential(conv, nn.BatchNorm2d(c), nn.ReLU()).eval().requires_grad_(False)
         randomize_batch_norm(layer)
         super().__init__(layer, (batch, c, shape.height, shape.width), dtype, layout, device)
 
     def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
-        import mbv1_kernels
-
-        conv, x, dwconv2d = self.folded[0], self.x, mbv1_kernels.dwconv2d
-        weight, bias, stride, padding, dilation = (
+        (conv,) = (m for m in self.folded.modules() if isinstance(m, nn.Conv2d))
+        run = partial(
+            mbv1_kernels.dwconv2d,
+            self.x,
             conv.weight,
             conv.bias,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
+            stride=self._shape.stride,
+            padding=self._shape.padding,
+            dilation=self._shape.dilation,
+            activation="relu",
+            backend=backend,
         )
-
-        def run() -> Tensor:
-            return dwconv2d(
-                x,
-                weight,
-                bias,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                activation="relu",
-                backend=backend,
-            )
-
         return checked(run, backend)
 
     def eager(self, module: nn.Module) -> Callable[[], Tensor]:
-        (conv, *norm, _), x = module, self.x
-        convolve = partial(
-            torch.conv2d, x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
-        if not norm:
+        (conv,) = (m for m in module.modules() if isinstance(m, nn.Conv2d))
+        norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+        window = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        convolve = partial(torch.conv2d, self.x, conv.weight, conv.bias, *window)
+        if not norms:
             return lambda: torch.relu_(convolve())
-        (norm,) = norm
+        (norm,) = norms
         parameters = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         return lambda: torch.relu_(F.batch_norm(convolve(), *parameters, eps=norm.eps))
 
@@ -81,22 +75,23 @@ class DwConv(Workload):
 def make_cases(
     setting: options.Setting, roofline: Roofline, filter_text: str, large: bool
 ) -> tuple[list[Case], list[str]]:
-    """The cases to run, and a note for each layer left out."""
-    cases, notes = [], []
-    for shape in load():
-        if filter_text not in shape.name:
-            continue
-        if setting.quick and not filter_text and shape.name not in QUICK:
-            continue
-        if shape.large and not large:
-            notes.append(f"{shape.name} left out: large; --large runs it")
-            continue
-        for batch in (shape.batch,) if shape.batch else setting.batches:
-            for dtype in setting.dtypes:
-                for layout in setting.layouts:
-                    cases.append(_case(shape, batch, dtype, layout, setting.device, roofline))
+    """The cases to run, and a note for what is left out. One dtype comes after the other, so that a run that
+    is out of time has every layer in the first one."""
+    shapes = [shape for shape in load() if filter_text in shape.name]
+    notes = []
     if setting.quick and not filter_text:
-        notes.append(f"quick: {len(QUICK)} of {len(load())} layers")
+        notes.append(f"quick: {len(QUICK)} of {len(shapes)} layers")
+        shapes = [shape for shape in shapes if shape.name in QUICK]
+    if not large:
+        notes += [f"{shape.name} left out: large; --large runs it" for shape in shapes if shape.large]
+        shapes = [shape for shape in shapes if not shape.large]
+    cases = [
+        _case(shape, batch, dtype, layout, setting.device, roofline)
+        for dtype in setting.dtypes
+        for shape in shapes
+        for batch in ((shape.batch,) if shape.batch else setting.batches)
+        for layout in setting.layouts
+    ]
     return cases, notes
 
 
@@ -111,7 +106,7 @@ def _case(shape: DwShape, batch: int, dtype: str, layout: str, device: torch.dev
         layout,
         work,
         roofline.bound(work),
-        lambda: DwConv(shape, batch, torch_dtype, layout, device),
+        partial(DwConv, shape, batch, torch_dtype, layout, device),
         {"origin": shape.origin, "channels": shape.channels, "height": shape.height, "width": shape.width}
         | {"kernel": shape.kernel, "stride": shape.stride, "dilation": shape.dilation},
     )
@@ -119,11 +114,11 @@ def _case(shape: DwShape, batch: int, dtype: str, layout: str, device: torch.dev
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; the exit code."""
-    parser = options.parser(__doc__.splitlines()[0])
+    parser = options.parser(__doc__.splitlines()[0], _DEFAULTS)
     parser.add_argument("--filter", default="", metavar="TEXT", help="only layers whose name contains TEXT")
     parser.add_argument("--large", action="store_true", help="large layers too; on a GPU they always run")
     given = parser.parse_args(arguments)
-    setting = options.resolve(given, DWCONV, cpu_batches=(1,), cuda_batches=(1, 128))
+    setting = options.resolve(given, DWCONV, _DEFAULTS)
     roofline = measure(setting.device, [DTYPES[d] for d in setting.dtypes], 0.2 if setting.quick else 0.6)
     cases, notes = make_cases(setting, roofline, given.filter, given.large or setting.device.type == "cuda")
     if not cases:

@@ -32,6 +32,17 @@ def default_threads() -> int:
     return min(torch.get_num_threads(), allowed)
 
 
+def allows_tf32(device: torch.device) -> bool:
+    """Whether float32 convolutions may round their factors to TF32 there."""
+    cudnn = torch.backends.cudnn
+    return device.type == "cuda" and cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
+def load_average() -> float | None:
+    """How many processes wanted a core in the last minute; None where the system doesn't count them."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
 def environment(device: torch.device) -> dict[str, object]:
     """Everything that a row of results should carry, JSON-ready. Nothing in it can fail: what can't be found
     is None."""
@@ -49,7 +60,7 @@ def environment(device: torch.device) -> dict[str, object]:
         "torch_cuda": torch.version.cuda,
         "triton": _version("triton"),
         "mbv1_kernels": _package_version(),
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_average": load_average(),
         "cudnn": None,
         "variables": {
             # Settings, not places: a path of this machine tells a reader nothing.
@@ -66,7 +77,7 @@ def environment(device: torch.device) -> dict[str, object]:
             capability=f"{properties.major}.{properties.minor}",
             multiprocessors=properties.multi_processor_count,
             memory_bytes=properties.total_memory,
-            tf32_convolutions=torch.backends.cudnn.conv.fp32_precision == "tf32",
+            tf32_convolutions=allows_tf32(device),
         )
     else:
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()

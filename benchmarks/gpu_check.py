@@ -33,10 +33,16 @@ NO_GPU = 2
 
 _PROBE = """
 import json, torch
-gpu = torch.cuda.is_available()
-print(json.dumps({"gpu": gpu, "name": torch.cuda.get_device_name() if gpu else "cpu",
-                  "capability": "%d.%d" % torch.cuda.get_device_capability() if gpu else None}))
+if torch.cuda.is_available():
+    print(json.dumps({"name": torch.cuda.get_device_name(),
+                      "capability": "%d.%d" % torch.cuda.get_device_capability()}))
 """
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    capability: str
 
 
 @dataclass(frozen=True)
@@ -71,33 +77,26 @@ def environment_steps() -> list[Step]:
 def install_step(wheel: Path | None, site: Path) -> Step:
     """The wheel into a folder of its own, or a build in the checkout for this machine's GPU."""
     if wheel is not None:
-        pip = (
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--no-deps",
-            "--no-index",
-            "--upgrade",
-            "--target",
-            str(site),
-        )
-        return Step("install wheel", (*pip, str(wheel.resolve())), 180)
+        options = ("--no-deps", "--no-index", "--upgrade", "--target", str(site))
+        pip = (sys.executable, "-m", "pip", "install", *options, str(wheel.resolve()))
+        return Step("install wheel", pip, 180)
     return Step("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 900)
 
 
 def check_steps(device: str, wheel: bool) -> list[Step]:
-    """The smoke test of every op, and the tests that need the device."""
-    python = (sys.executable, "-m")
-    steps = [Step("smoke", (*python, "benchmarks.smoke", "--device", device), 300)]
+    """The smoke test of every op on every backend, and the tests that run on the device itself."""
+    steps = [Step("smoke", (sys.executable, "-m", "benchmarks.smoke", "--device", device), 600)]
     if importlib.util.find_spec("pytest") is None:
-        thorough = (*python, "benchmarks.smoke", "--device", device, "--thorough")
-        return [*steps, Step("tests (no pytest here: thorough smoke test instead)", thorough, 600)]
-    chosen = "cuda or triton" if device == "cuda" else "smoke"
+        return steps
+    tests = (
+        ("tests/cuda", "tests/triton/test_triton_ops.py")
+        if device == "cuda"
+        else ("tests/mbv1_kernels/test_checks.py",)
+    )
     # With a wheel, its packages and not the checkout's are tested.
     paths = ("-o", "pythonpath=") if wheel else ()
     options = ("-q", "-p", "no:cacheprovider", "--durations=5", "--continue-on-collection-errors", *paths)
-    return [*steps, Step("tests", (*python, "pytest", "tests", "-k", chosen, *options), 600)]
+    return [*steps, Step("tests", (sys.executable, "-m", "pytest", *tests, *options), 600)]
 
 
 def benchmark_steps(device: str, out: Path, full: bool) -> list[Step]:
@@ -106,13 +105,10 @@ def benchmark_steps(device: str, out: Path, full: bool) -> list[Step]:
     for quick in (True, False) if full else (True,):
         for name in ("dwconv", "mobilenet"):
             kind = "quick" if quick else "full"
-            command = [sys.executable, "-m", f"benchmarks.{name}", "--device", device]
-            command += [
-                "--json",
-                str(out / f"{name}-{kind}.json"),
-                *(["--quick"] if quick else ["--seconds", "780"]),
-            ]
-            steps.append(Step(f"{name} {kind}", tuple(command), 300 if quick else 900))
+            results = ("--json", str(out / f"{name}-{kind}.json"))
+            length = ("--quick",) if quick else ("--seconds", "780")
+            command = (sys.executable, "-m", f"benchmarks.{name}", "--device", device, *results, *length)
+            steps.append(Step(f"{name} {kind}", command, 300 if quick else 900))
     return steps
 
 
@@ -147,6 +143,7 @@ def run_step(step: Step, out: Path, variables: dict[str, str], screen: Screen) -
     timer.start()
     last = ""
     try:
+        assert process.stdout is not None
         with log.open("w") as file:
             for line in process.stdout:
                 file.write(line)
@@ -171,14 +168,13 @@ def _kill(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def probe() -> dict[str, object]:
-    """Whether there is a GPU that torch can use. In a process of its own: a broken driver may hang or crash
-    it."""
+def probe() -> Gpu | None:
+    """The GPU that torch can use. In a process of its own: a broken driver may hang or crash it."""
     try:
         run = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=180)
-        return json.loads(run.stdout.splitlines()[-1])
+        return Gpu(**json.loads(run.stdout.splitlines()[-1]))
     except (subprocess.TimeoutExpired, json.JSONDecodeError, IndexError):
-        return {"gpu": False, "name": "cpu", "capability": None}
+        return None
 
 
 def run_steps(steps: Sequence[Step], out: Path, variables: dict[str, str], screen: Screen, done: list[Done]) -> None:
@@ -225,24 +221,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.wheel is not None and not given.wheel.is_file():
         parser.error(f"--wheel: expected a file, got {given.wheel}")
 
-    found, screen = probe(), Screen()
-    slug = re.sub(r"\W+", "-", str(found["name"])).strip("-").lower()
+    gpu, screen = probe(), Screen()
+    slug = re.sub(r"\W+", "-", gpu.name if gpu else "cpu").strip("-").lower()
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = (given.out or ROOT / "benchmarks" / "results" / f"{slug}-{date}").resolve()
     out.mkdir(parents=True, exist_ok=True)
     site = out / "site"
-    variables = step_variables(given.wheel, site, found["capability"])
+    variables = step_variables(given.wheel, site, gpu.capability if gpu else None)
 
     done: list[Done] = []
     run_steps(environment_steps(), out, variables, screen, done)
-    if not found["gpu"] and not given.rehearse:
+    if gpu is None and not given.rehearse:
         print_summary(done, out, screen)
         screen.print(
             "torch finds no GPU here: nothing more to check. --rehearse runs the steps on the CPU.",
             "bold red",
         )
         return NO_GPU
-    device = "cuda" if found["gpu"] else "cpu"
+    device = "cpu" if gpu is None else "cuda"
     steps = [] if given.installed else [install_step(given.wheel, site)]
     steps += check_steps(device, given.wheel is not None)
     steps += benchmark_steps(device, out, full=not given.quick)

@@ -12,9 +12,12 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from mbv1 import MobileNetV1
 
 from . import options, suite
 from .peers import MOBILENET
@@ -24,21 +27,22 @@ from .suite import Case
 from .work import Layer, Work, layers_of
 from .workload import DTYPES, Workload, checked, randomize_batch_norm
 
+_DEFAULTS = options.Defaults(cpu_batches=(1, 8), cuda_batches=(1, 128), cpu_dtypes=("fp32",))
+
 
 class Net(Workload):
     """MobileNetV1; ours is the same net with ``fused`` on."""
 
     def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
         net, x = copy.deepcopy(self.unfolded), self.x
+        assert isinstance(net, MobileNetV1)
         net.fused, net.backend = True, backend
         return checked(lambda: net(x), backend)
 
 
-def make_net(width_mult: float, resolution: int) -> nn.Module:
+def make_net(width_mult: float, resolution: int) -> MobileNetV1:
     """MobileNetV1 with random weights, in eval mode, whose activations have the same scale in every layer:
     with batch norm as initialised they would vanish, and a wrong layer would change nothing in the result."""
-    from mbv1 import MobileNetV1
-
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = MobileNetV1(width_mult=width_mult).requires_grad_(False)
@@ -62,7 +66,7 @@ def make_cases(setting: options.Setting, roofline: Roofline, width_mult: float, 
         layers = layers_of(net, shape)
         for name in setting.dtypes:
             dtype = DTYPES[name]
-            facts = {
+            facts: dict[str, object] = {
                 "width_mult": width_mult,
                 "resolution": resolution,
                 "blocks_bound_us": roofline.blocks_bound(layers, dtype) * 1e6,
@@ -76,9 +80,7 @@ def make_cases(setting: options.Setting, roofline: Roofline, width_mult: float, 
                         layout,
                         _total(layers, dtype.itemsize),
                         roofline.layers_bound(layers, dtype),
-                        lambda shape=shape, dtype=dtype, layout=layout: Net(
-                            net, shape, dtype, layout, setting.device
-                        ),
+                        partial(Net, net, shape, dtype, layout, setting.device),
                         facts,
                     )
                 )
@@ -92,13 +94,13 @@ def _total(layers: Sequence[Layer], itemsize: int) -> Work:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; the exit code."""
-    parser = options.parser(__doc__.splitlines()[0])
+    parser = options.parser(__doc__.splitlines()[0], _DEFAULTS)
     parser.add_argument("--width-mult", type=float, default=1.0, metavar="A", help="default: 1.0")
     parser.add_argument("--resolution", type=int, default=224, metavar="R", help="default: 224")
     given = parser.parse_args(arguments)
     if given.quick and given.batch is None:
         given.batch = [1]
-    setting = options.resolve(given, MOBILENET, cpu_batches=(1, 8), cuda_batches=(1, 128))
+    setting = options.resolve(given, MOBILENET, _DEFAULTS)
     roofline = measure(setting.device, [DTYPES[d] for d in setting.dtypes], 0.2 if setting.quick else 0.6)
     cases = make_cases(setting, roofline, given.width_mult, given.resolution)
     return suite.run(MOBILENET, setting, cases, roofline, Screen(), [])

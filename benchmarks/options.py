@@ -17,29 +17,37 @@ from .workload import DTYPES, LAYOUTS
 
 _CPU = Budget(seconds=0.12, min_rounds=5, max_rounds=60)
 _CUDA = Budget(seconds=0.05, min_rounds=20, max_rounds=200)
-_CPU_SECONDS, _QUICK_SECONDS = 75.0, 20.0
 _QUICK = Budget(seconds=0.03, min_rounds=3, max_rounds=20)
+#: No case starts later on a CPU, so that a run is over in two minutes, a quick one in half a minute.
+_CPU_SECONDS, _QUICK_SECONDS = 90.0, 20.0
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Defaults:
+    """What a benchmark runs unless told otherwise."""
+
+    cpu_batches: tuple[int, ...]
+    cuda_batches: tuple[int, ...]
+    cpu_dtypes: tuple[str, ...]
+    cuda_dtypes: tuple[str, ...] = ("fp16", "bf16", "fp32")
+
+
+def parser(description: str, defaults: Defaults) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--batch", type=_positive, nargs="+", metavar="N", help="batch sizes")
-    made.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: fp32, on a GPU fp16, bf16 and fp32")
-    made.add_argument("--layout", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="default: both")
-    made.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads for every contender; default: all cores"
-    )
-    made.add_argument("--device", help="a torch device; default: the GPU, else the CPU")
-    made.add_argument("--peers", nargs="+", metavar="NAME", help="only these contenders besides mbv1, or: all")
-    made.add_argument(
-        "--seconds",
-        type=float,
-        metavar="S",
-        help="start no case later; default on CPUs: 75, quick: 20",
-    )
-    made.add_argument("--quick", action="store_true", help="fewer cases, contenders and rounds")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the results there, row by row")
+    add = made.add_argument
+    batches = f"batch sizes; default: {_words(defaults.cpu_batches)}, on a GPU {_words(defaults.cuda_batches)}"
+    add("--batch", type=_positive, nargs="+", metavar="N", help=batches)
+    dtypes = f"default: {_words(defaults.cpu_dtypes)}, on a GPU {_words(defaults.cuda_dtypes)}"
+    add("--dtype", nargs="+", choices=DTYPES, help=dtypes)
+    add("--layout", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="default: both")
+    add("--threads", type=_positive, metavar="N", help="CPU threads for every contender; default: all cores")
+    add("--device", help="a torch device; default: the GPU, else the CPU")
+    add("--peers", nargs="+", metavar="NAME", help="only these contenders besides mbv1, or: all")
+    seconds = f"start no case later; default on CPUs: {_CPU_SECONDS:g}, quick: {_QUICK_SECONDS:g}"
+    add("--seconds", type=float, metavar="S", help=seconds)
+    add("--quick", action="store_true", help="fewer cases, contenders and rounds")
+    add("--json", type=Path, metavar="FILE", help="write the results there, row by row")
     return made
 
 
@@ -59,60 +67,53 @@ class Setting:
     left_out: dict[str, str]
 
 
-def resolve(
-    options: argparse.Namespace, benchmark: str, cpu_batches: Sequence[int], cuda_batches: Sequence[int]
-) -> Setting:
+def resolve(given: argparse.Namespace, benchmark: str, defaults: Defaults) -> Setting:
     """Resolves the options and sets torch's threads. A contender that runs on none of the asked dtypes and
     layouts is left out, with its reason."""
-    torch.set_num_threads(options.threads or default_threads())
-    device = pick_device(options.device)
+    torch.set_num_threads(given.threads or default_threads())
+    device = pick_device(given.device)
     cuda = device.type == "cuda"
-    dtypes = tuple(options.dtype or (("fp16", "bf16", "fp32") if cuda else ("fp32",)))
-    batches = tuple(options.batch or (cuda_batches if cuda else cpu_batches))
-    peers, left_out = _pick_peers(find_peers(benchmark), options, device, dtypes)
-    budget = _QUICK if options.quick else _CUDA if cuda else _CPU
-    layouts = tuple(options.layout)
-    seconds = options.seconds or (math.inf if cuda else _QUICK_SECONDS if options.quick else _CPU_SECONDS)
+    dtypes = tuple(given.dtype or (defaults.cuda_dtypes if cuda else defaults.cpu_dtypes))
+    known = find_peers(benchmark)
+    _check_names(given.peers or (), {peer.name for peer in known})
+    reasons = {peer.name: _why_left_out(peer, given, device, dtypes) for peer in known}
     return Setting(
         device=device,
         dtypes=dtypes,
-        layouts=layouts,
-        batches=batches,
-        budget=budget,
-        seconds=seconds,
-        quick=options.quick,
-        json=options.json,
-        peers=peers,
-        left_out=left_out,
+        layouts=tuple(given.layout),
+        batches=tuple(given.batch or (defaults.cuda_batches if cuda else defaults.cpu_batches)),
+        budget=_QUICK if given.quick else _CUDA if cuda else _CPU,
+        seconds=given.seconds or (math.inf if cuda else _QUICK_SECONDS if given.quick else _CPU_SECONDS),
+        quick=given.quick,
+        json=given.json,
+        peers=tuple(peer for peer in known if reasons[peer.name] is None),
+        left_out={name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 
-def _pick_peers(
-    known: Sequence[Peer], options: argparse.Namespace, device: torch.device, dtypes: Sequence[str]
-) -> tuple[tuple[Peer, ...], dict[str, str]]:
-    names = {peer.name for peer in known}
-    asked = set(options.peers or ())
-    unknown = asked - names - {"all"}
+def _check_names(asked: Sequence[str], known: set[str]) -> None:
+    unknown = set(asked) - known - {"all"}
     if unknown:
-        raise SystemExit(
-            f"--peers: expected all or some of {', '.join(sorted(names))}; got {', '.join(sorted(unknown))}"
-        )
-    picked, left_out = [], {}
-    for peer in known:
-        reasons = [peer.unavailable(device, DTYPES[d], layout) for d in dtypes for layout in options.layout]
-        if None not in reasons:
-            left_out[peer.name] = reasons[0]
-        elif asked and peer.name != "mbv1" and not asked & {peer.name, "all"}:
-            left_out[peer.name] = "not asked for"
-        elif not asked and peer.left_out(device, options.quick):
-            left_out[peer.name] = f"{peer.left_out(device, options.quick)}; --peers all"
-        else:
-            picked.append(peer)
-    return tuple(picked), left_out
+        expected, got = (", ".join(sorted(names)) for names in (known, unknown))
+        raise SystemExit(f"--peers: expected all or some of {expected}; got {got}")
+
+
+def _why_left_out(peer: Peer, given: argparse.Namespace, device: torch.device, dtypes: Sequence[str]) -> str | None:
+    reasons = [peer.unavailable(device, DTYPES[d], layout) for d in dtypes for layout in given.layout]
+    if None not in reasons:
+        return reasons[0]
+    if given.peers:
+        return None if peer.name == "mbv1" or {peer.name, "all"} & set(given.peers) else "not asked for"
+    reason = peer.left_out(device, given.quick)
+    return reason and f"{reason}; --peers all"
+
+
+def _words(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items))
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
     return value

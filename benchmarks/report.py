@@ -5,25 +5,21 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-try:
+if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-except ImportError:
-    Console = None
 
 
 class Screen:
     """Prints lines, with colours and a progress bar where ``rich`` is installed."""
 
     def __init__(self) -> None:
-        self._console = None if Console is None else Console(highlight=False, markup=False)
-        self._advance = None
+        self._console = _console()
 
     def print(self, text: str = "", style: str | None = None) -> None:
         """``style`` is one of rich's, such as ``bold`` or ``red``."""
@@ -33,40 +29,26 @@ class Screen:
             self._console.print(text, style=style, soft_wrap=True)
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[Progressing]:
-        """A bar of ``total`` steps under what is printed meanwhile; on a terminal only."""
+    def progress(self, total: int) -> Iterator[Callable[[int, str], None]]:
+        """Gives the function that shows how many of ``total`` steps are done and what runs now: a bar under
+        what is printed meanwhile, on a terminal only."""
         if self._console is None or not self._console.is_terminal:
-            yield Progressing(total, sys.stderr.isatty())
+            yield lambda done, what: None
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("", total=total)
-            yield Progressing(total, False, lambda text, n: bar.update(task, description=text, completed=n))
+            yield lambda done, what: bar.update(task, completed=done, description=what)
 
 
-class Progressing:
-    """Steps of a progress bar: rich's, or one line of text rewritten in place."""
-
-    def __init__(self, total: int, plain: bool, update=None) -> None:
-        self._total, self._done, self._plain, self._update = total, 0, plain, update
-
-    def starts(self, what: str) -> None:
-        self._show(what)
-
-    def done(self) -> None:
-        self._done += 1
-        self._show("")
-
-    def _show(self, what: str) -> None:
-        if self._update is not None:
-            self._update(what, self._done)
-        elif self._plain:
-            print(
-                f"\r\x1b[K[{self._done}/{self._total}] {what}" if what else "\r\x1b[K",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
+def _console() -> Console | None:
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False, markup=False)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
-from .environment import last_level_cache
+from .environment import allows_tf32, last_level_cache
 from .work import Layer, Work
 
 # Enough tries that one of them runs undisturbed on a machine with other load.
@@ -74,7 +75,7 @@ class Roofline:
 def measure(device: torch.device, dtypes: Sequence[torch.dtype], seconds: float = 0.3) -> Roofline:
     """Measures ``device`` with torch's current number of threads, spending some ``seconds`` on each limit."""
     fma = _gemm_rate(device, torch.float32, False, seconds)
-    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    tf32 = allows_tf32(device)
     gemm = {
         dtype: fma if dtype == torch.float32 and not tf32 else _gemm_rate(device, dtype, tf32, seconds)
         for dtype in dtypes
@@ -99,9 +100,9 @@ def _gemm_rate(device: torch.device, dtype: torch.dtype, tf32: bool, seconds: fl
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
         best, size, deadline = 0.0, 256, time.perf_counter() + seconds
-        while size <= 8192 and (size <= 1024 or device.type == "cuda" or time.perf_counter() < deadline):
+        while size <= 8192 and (size <= 512 or device.type == "cuda" or time.perf_counter() < deadline):
             a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-            best = max(best, 2 * size**3 / _best(lambda a=a, b=b: a @ b, device, seconds / 4))
+            best = max(best, 2 * size**3 / _best(partial(torch.mm, a, b), device, seconds / 4))
             size *= 2
         return best
     finally:

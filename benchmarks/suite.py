@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .contest import FAILED, OK, UNAVAILABLE, WRONG, Outcome, contest
-from .environment import environment
+from .environment import environment, load_average
 from .options import Setting
 from .report import Column, Results, Screen, Table, number
 from .roofline import Roofline
-from .timing import NOISY, Clock, clock_for, geometric_mean
+from .timing import NOISY, Clock, Timing, clock_for, geometric_mean
 from .work import Work
 from .workload import Workload
 
@@ -52,20 +53,21 @@ class Result:
     case: Case
     outcomes: tuple[Outcome, ...]
 
-    def median(self, name: str) -> float | None:
-        return next((o.timing.median for o in self.outcomes if o.name == name and o.timing), None)
+    def timing(self, name: str) -> Timing | None:
+        """Of one contender; None where it did not run."""
+        return next((o.timing for o in self.outcomes if o.name == name), None)
+
+    @property
+    def best_peer(self) -> tuple[str, Timing] | None:
+        """The fastest contender that is not this project."""
+        timed = [(o.name, o.timing) for o in self.outcomes if o.timing and not o.ours]
+        return min(timed, key=lambda peer: peer[1].median, default=None)
 
     @property
     def noisy(self) -> bool:
         """Whether a timing that the comparison rests on is noisy."""
-        best = self.best_peer
-        return any(o.timing.noisy for o in self.outcomes if o.timing and (o.name == "mbv1" or o is best))
-
-    @property
-    def best_peer(self) -> Outcome | None:
-        """The fastest contender that is not this project."""
-        timed = [o for o in self.outcomes if o.timing and not o.ours]
-        return min(timed, key=lambda o: o.timing.median, default=None)
+        ours, best = self.timing("mbv1"), self.best_peer
+        return (ours is not None and ours.noisy) or (best is not None and best[1].noisy)
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,21 @@ def compare(results: Sequence[Result], names: Sequence[str]) -> list[Comparison]
     """mbv1 against each other contender of ``names``, the best peer of each case, and, where a case ran in
     both layouts, our better one against the best peer in either."""
     ratios: dict[str, list[float]] = {name: [] for name in (*names, "the best peer of each case")}
-    layouts: dict[tuple[object, ...], list[Result]] = {}
+    layouts: dict[tuple[object, ...], list[tuple[float, float]]] = {}
     for result in results:
-        ours, best = result.median("mbv1"), result.best_peer
+        case, ours, best = result.case, result.timing("mbv1"), result.best_peer
         if ours is None:
             continue
         for name in names:
-            theirs = result.median(name)
+            theirs = result.timing(name)
             if theirs is not None:
-                ratios[name].append(theirs / ours)
+                ratios[name].append(theirs.median / ours.median)
         if best is not None:
-            ratios["the best peer of each case"].append(best.timing.median / ours)
-            case = result.case
-            layouts.setdefault((case.name, case.batch, case.dtype), []).append(result)
+            medians = best[1].median, ours.median
+            ratios["the best peer of each case"].append(medians[0] / medians[1])
+            layouts.setdefault((case.name, case.batch, case.dtype), []).append(medians)
     ratios["the best peer, free choice of layout"] = [
-        min(r.best_peer.timing.median for r in pair) / min(r.median("mbv1") for r in pair)
+        min(theirs for theirs, _ in pair) / min(ours for _, ours in pair)
         for pair in layouts.values()
         if len(pair) > 1
     ]
@@ -139,16 +141,15 @@ def run(
     table = _table(benchmark, names, max((len(case.name) for case in cases), default=4))
     screen.print(table.header, "bold")
     done: list[Result] = []
-    with screen.progress(len(cases)) as progress:
+    with screen.progress(len(cases)) as show:
         deadline = time.monotonic() + setting.seconds
         for case in cases:
             if time.monotonic() > deadline:
                 break
-            progress.starts(str(case))
+            show(len(done), str(case))
             result = Result(case, _outcomes(case, setting, clock))
             done.append(result)
             results.add(_json_rows(benchmark, result, found))
-            progress.done()
             screen.print(table.line(_cells(benchmark, result, names)))
     skipped = [str(case) for case in cases[len(done) :]]
     return _finish(done, skipped, names, results, screen)
@@ -177,7 +178,7 @@ def _print_head(
         f"torch {found['torch']}, mbv1_kernels {found['mbv1_kernels']}, {found['threads']} threads, "
         f"load average {found['load_average']}, commit {found['commit'] or 'unknown'}"
     )
-    if setting.device.type == "cpu" and (found["load_average"] or 0) > (found["cores"] or 1) / 2:
+    if setting.device.type == "cpu" and (load_average() or 0) > (os.cpu_count() or 1) / 2:
         screen.print("this machine is busy with something else: the times below say little", "yellow")
     screen.print(f"roofline, measured now: {roofline}")
     screen.print(f"times: {clock}; median, p20-p80 of interleaved rounds, after a check of every result")
@@ -212,11 +213,12 @@ def _table(benchmark: str, names: Sequence[str], widest: int) -> Table:
 
 def _cells(benchmark: str, result: Result, names: Sequence[str]) -> list[str]:
     case, best = result.case, result.best_peer
-    ours = next(o for o in result.outcomes if o.name == "mbv1")
-    cells = [case.name, str(case.batch), case.dtype, case.layout, _time(ours)]
-    if ours.timing:
-        metrics = case.metrics(ours.timing.median)
-        cells.append(f"{number(ours.timing.p20 * 1e6)}-{number(ours.timing.p80 * 1e6)}")
+    outcomes = {outcome.name: outcome for outcome in result.outcomes}
+    ours = outcomes["mbv1"].timing
+    cells = [case.name, str(case.batch), case.dtype, case.layout, _time(outcomes["mbv1"])]
+    if ours:
+        metrics = case.metrics(ours.median)
+        cells.append(f"{number(ours.p20 * 1e6)}-{number(ours.p80 * 1e6)}")
         cells += [number(metrics["images_per_s"])] if benchmark == "mobilenet" else []
         cells += [
             number(metrics["gb_per_s"]),
@@ -225,9 +227,8 @@ def _cells(benchmark: str, result: Result, names: Sequence[str]) -> list[str]:
         ]
     else:
         cells += [""] * (5 if benchmark == "mobilenet" else 4)
-    cells += [_time(next(o for o in result.outcomes if o.name == name)) for name in names]
-    compared = best is not None and ours.timing is not None
-    cells.append(f"{best.timing.median / ours.timing.median:.2f} {best.name}" if compared else "")
+    cells += [_time(outcomes[name]) for name in names]
+    cells.append(f"{best[1].median / ours.median:.2f} {best[0]}" if best and ours else "")
     return cells
 
 
@@ -269,7 +270,7 @@ def _finish(
     done: Sequence[Result], skipped: Sequence[str], names: Sequence[str], results: Results, screen: Screen
 ) -> int:
     if skipped:
-        screen.print(f"out of time (--seconds): {len(skipped)} cases left out: {', '.join(skipped)}", "yellow")
+        screen.print(f"out of time (--seconds): {len(skipped)} cases left out, from {skipped[0]} on", "yellow")
     comparisons = compare(done, names)
     quiet = [result for result in done if not result.noisy]
     parts = {dtype: [r for r in done if r.case.dtype == dtype] for dtype in {r.case.dtype: None for r in done}}
@@ -277,10 +278,11 @@ def _finish(
         if len(results_of_part) < len(done):
             best = compare(results_of_part, [])[:1]
             comparisons += [replace(comparison, versus=f"the best peer, {part}") for comparison in best]
-    screen.print("\ngeometric mean of (their time / mbv1's time); above 1, mbv1 is faster", "bold")
+    if comparisons:
+        screen.print("\ngeometric mean of (their time / mbv1's time); above 1, mbv1 is faster", "bold")
     for comparison in comparisons:
         screen.print(f"  {comparison}")
-    percents = [r.case.metrics(m)["roofline_percent"] for r in done if (m := r.median("mbv1")) is not None]
+    percents = [r.case.metrics(t.median)["roofline_percent"] for r in done if (t := r.timing("mbv1"))]
     if len(quiet) < len(done):
         screen.print(
             f"  ~ noisy: p80 > {NOISY:g} x p20 or cores taken away; other load, and the time says little",

@@ -5,16 +5,15 @@ from __future__ import annotations
 import gc
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # not a Unix
-    resource = None
 
 #: A sample on the CPU is at least this long, so that the clock's own cost and resolution don't count.
 _SAMPLE_SECONDS = 1e-3
@@ -92,7 +91,7 @@ class CpuClock:
 
     def disturbances(self) -> int:
         """How often so far another process took a core away from one of this process's threads."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource is not None else 0
+        return 0 if sys.platform == "win32" else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class CudaClock:

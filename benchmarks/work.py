@@ -57,6 +57,7 @@ def layers_of(net: nn.Module, shape: Sequence[int]) -> list[Layer]:
     layers: list[Layer] = []
 
     def record(module: nn.Module, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
+        assert isinstance(module, (nn.Conv2d, nn.Linear))
         layers.append(_layer(module, args[0], y, layers))
 
     net = copy.deepcopy(net).to("meta").eval()
@@ -69,7 +70,7 @@ def layers_of(net: nn.Module, shape: Sequence[int]) -> list[Layer]:
     return layers
 
 
-def _layer(module: nn.Module, x: torch.Tensor, y: torch.Tensor, before: list[Layer]) -> Layer:
+def _layer(module: nn.Conv2d | nn.Linear, x: torch.Tensor, y: torch.Tensor, before: Sequence[Layer]) -> Layer:
     weights = module.weight.numel() + y.shape[1]
     flops = 2 * y.numel() * (module.weight.numel() // module.weight.shape[0])
     if isinstance(module, nn.Linear):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .environment import allows_tf32
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
@@ -20,6 +22,13 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 _TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 _TF32_TOLERANCE = 1e-2
 _LARGEST_TOLERANCE = 0.5
+
+_NORM_RANGES = {
+    "weight": (0.5, 1.5),
+    "bias": (-0.5, 0.5),
+    "running_mean": (-0.2, 0.2),
+    "running_var": (0.5, 1.5),
+}
 
 
 class Unavailable(Exception):
@@ -70,7 +79,7 @@ class Workload(ABC):
     def tolerance(self) -> float:
         """The largest :meth:`error` of a right result: twice torch's own at this dtype where that is more
         than a layer's rounding, as it is for a whole net in half precision."""
-        tf32 = self.device.type == "cuda" and self.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        tf32 = self.dtype == torch.float32 and allows_tf32(self.device)
         least = _TF32_TOLERANCE if tf32 else _TOLERANCES[self.dtype]
         return min(max(least, 2 * self.error(self.eager(self.unfolded)())), _LARGEST_TOLERANCE)
 
@@ -124,7 +133,6 @@ def randomize_batch_norm(module: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            for tensor, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -0.5, 0.5)):
-                nn.init.uniform_(tensor, low, high, generator=generator)
-            for tensor, low, high in ((norm.running_mean, -0.2, 0.2), (norm.running_var, 0.5, 1.5)):
-                nn.init.uniform_(tensor, low, high, generator=generator)
+            state = norm.state_dict()
+            for name, (low, high) in _NORM_RANGES.items():
+                nn.init.uniform_(state[name], low, high, generator=generator)

@@ -11,16 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file as load_safetensors
 
 #: What transformers and timm call the weights in a folder, best first.
 _FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
 
-_BROKEN = (
-    *(OSError, ValueError, EOFError, RuntimeError),
-    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
-)
+_BROKEN = (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,6 +41,18 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{path}: cannot be read as {path.suffix}: {error}") from error
     config = path.parent / "config.json"
     return arrays, json.loads(config.read_text()) if config.is_file() else {}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError("reading .safetensors files needs safetensors (pip install safetensors)") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def _read_keras(path: Path) -> dict[str, Any]:
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    ".safetensors": load_safetensors,
+    ".safetensors": _read_safetensors,
     ".npz": _read_npz,
     ".pth": _read_torch,
     ".pt": _read_torch,

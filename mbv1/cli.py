@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from mbv1_kernels import BACKENDS
 
 from . import __version__
-from .images import Card, classify, load_net, read_photo
 from .model import MobileNetV1
 from .summary import summarize, table
+
+if TYPE_CHECKING:
+    from .images import Card
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _classify(options: argparse.Namespace) -> int:
+    from .images import load_net
+
     try:
         net, card = load_net(options.weights, fused=True, backend=options.backend)
     except (OSError, ValueError) as error:
@@ -94,6 +97,8 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _classify_one(net: MobileNetV1, card: Card, path: str, options: argparse.Namespace) -> list[tuple[str, float]]:
+    from .images import classify, read_photo
+
     photo = read_photo(Path(path), options.resolution or card.resolution)
     return classify(net, card, photo)[: options.top]
 
@@ -107,6 +112,8 @@ def _summary(options: argparse.Namespace) -> int:
         device="meta",
     )
     if not options.json:
+        from rich.console import Console
+
         # Wide enough for every column where the output is no terminal.
         console = Console() if sys.stdout.isatty() else Console(width=120)
         console.print(table(net, options.resolution))

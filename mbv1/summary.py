@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from .model import MobileNetV1
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: (width multiplier, resolution, variant): (multiply-adds, parameters) in millions, as the paper prints them
 #: (arXiv:1704.04861, tables 4 to 7 and 9).
@@ -105,6 +108,8 @@ def summarize(module: nn.Module, resolution: int | Sequence[int] = 224) -> Summa
 
 def table(net: MobileNetV1, resolution: int) -> Table:
     """The layers of ``net`` as a table for ``rich``, with the paper's figures under the totals."""
+    from rich.table import Table
+
     summary = summarize(net, resolution)
     variant = ("shallow" if net.shallow else "") if net.separable else "full convolutions"
     title = f"MobileNetV1, width {net.width_mult}, {resolution}x{resolution}" + (variant and f", {variant}")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..workload import Workload
-from . import DWCONV, MOBILENET, BasePeer
+from . import DWCONV, MOBILENET, BasePeer, CudaPeer
 
 
 class Compiled(BasePeer):
     """``torch.compile(folded, **options)`` for exactly one shape, without graph breaks."""
 
-    def __init__(self, name: str, title: str, benchmarks: set[str], **options: object) -> None:
+    def __init__(self, name: str, title: str, benchmarks: set[str], **options: Any) -> None:
         self.name, self.title, self.benchmarks, self.options = name, title, frozenset(benchmarks), options
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
@@ -43,9 +44,8 @@ class CompiledFrozen(Compiled):
         return "as compile on GPUs" if device.type == "cuda" else super().left_out(device, quick)
 
 
-class CompiledGraph(Compiled):
-    def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
-        return None if device.type == "cuda" else "needs a CUDA device"
+class CompiledGraph(CudaPeer, Compiled):
+    """The compiler's own CUDA graphs."""
 
 
 PEERS = [

@@ -36,9 +36,10 @@ class DwShape:
 
     @property
     def output_size(self) -> tuple[int, int]:
-        window = self.dilation * (self.kernel - 1) + 1
-        sizes = (self.height, self.width)
-        return tuple((size + 2 * self.padding - window) // self.stride + 1 for size in sizes)
+        def out(size: int) -> int:
+            return (size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+        return out(self.height), out(self.width)
 
 
 def load(folder: Path = FOLDER) -> list[DwShape]:

@@ -50,7 +50,7 @@ def pwconv2d(
 
 
 def _torch_allows_tf32() -> bool:
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
 
 
 # Dynamo cannot trace torch's setting: it takes the value at compile time. This is what the decorator
@@ -104,7 +104,8 @@ def _check(
     allow_tf32: bool = False,
 ) -> tuple[int, ...]:
     checks.check_input(_NAME, x)
-    return check_pointwise(_NAME, "", x, tuple(x.shape), weight, bias, activation, residual)
+    batch, channels, height, width = x.shape
+    return check_pointwise(_NAME, "", x, (batch, channels, height, width), weight, bias, activation, residual)
 
 
 def _fake(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -147,8 +147,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grad_x = grad_dw_weight = grad_dw_bias = None
     if grad_middle is not None:
         grad_middle = activation_backward(grad_middle, ctx.dw_activation, middle, lambda: depthwise("none"))
+        stride, padding, dilation = ctx.window
         grad_x, grad_dw_weight, grad_dw_bias = conv2d_backward(
-            grad_middle, x, dw_weight, *ctx.window, x.shape[1], needs[:3]
+            grad_middle, x, dw_weight, stride, padding, dilation, x.shape[1], needs[:3]
         )
     grad_residual = grad if needs[10] else None
     weights = grad_dw_weight, grad_dw_bias, grad_pw_weight, grad_pw_bias

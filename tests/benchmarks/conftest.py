@@ -9,10 +9,9 @@ from benchmarks.roofline import Roofline
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other stall on a busy machine; the tools set them for the whole process."""
+def same_threads_after():
+    """The tools set torch's threads for the whole process."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -28,12 +27,12 @@ def roofline(monkeypatch):
 
 @pytest.fixture
 def run_dwconv(roofline, tmp_path: Path):
-    """Runs the dwconv benchmark on one small layer; its exit code and its JSON."""
+    """Runs the dwconv benchmark on one small layer in float32; its exit code and its JSON."""
 
     def run(*arguments: str) -> tuple[int, dict]:
         path = tmp_path / "results" / "dwconv.json"
-        given = ("--device", "cpu", "--quick", "--threads", "1", "--filter", "block 13", "--json", str(path))
-        code = dwconv.main([*given, *arguments])
+        given = ("--device", "cpu", "--quick", "--threads", "1", "--filter", "block 13", "--dtype", "fp32")
+        code = dwconv.main([*given, "--json", str(path), *arguments])
         return code, json.loads(path.read_text())
 
     return run

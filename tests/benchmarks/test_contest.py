@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import dwconv
 from benchmarks.contest import FAILED, OK, UNAVAILABLE, WRONG, Outcome
 from benchmarks.peers import BasePeer, find_peers
 from benchmarks.suite import Case, Result, compare
@@ -174,3 +175,12 @@ def test_no_case_starts_after_the_time_limit(run_dwconv):
     code, results = run_dwconv("--seconds", "1e-9")
     assert code == 0 and results["rows"] == []
     assert results["skipped"] == ["mbv1 block 13 N1 fp32 nchw", "mbv1 block 13 N1 fp32 nhwc"]
+
+
+def test_a_cpu_measures_single_and_half_precision_by_default(monkeypatch):
+    seen = []
+    monkeypatch.setattr("benchmarks.dwconv.measure", lambda device, dtypes, seconds: seen.extend(dtypes))
+    monkeypatch.setattr("benchmarks.dwconv.make_cases", lambda *args: ([], []))
+    with pytest.raises(SystemExit):
+        dwconv.main(["--device", "cpu", "--threads", "1"])
+    assert seen == [torch.float32, torch.bfloat16]

@@ -3,7 +3,6 @@ import sys
 
 import pytest
 
-from benchmarks import report
 from benchmarks.report import Column, Results, Screen, Table, number
 
 
@@ -44,13 +43,18 @@ def test_results_are_whole_after_every_row(tmp_path):
 
 
 def test_plain_text_without_rich(monkeypatch, capsys):
-    monkeypatch.setattr(report, "Console", None)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     screen = Screen()
-    with screen.progress(2) as progress:
-        progress.starts("first")
+    with screen.progress(2) as show:
+        show(0, "first")
         screen.print("a line", "bold")
-        progress.done()
-    captured = capsys.readouterr()
-    assert captured.out == "a line\n"
-    assert "[0/2] first" in captured.err
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_the_bar_names_what_runs(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Screen().progress(3) as show:
+        show(1, "second case")
+    out = capsys.readouterr().out
+    assert "second case" in out and "1/3" in out

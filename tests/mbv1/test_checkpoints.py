@@ -1,6 +1,8 @@
 """Checkpoints of other libraries: the real ones, at random weights, logit by logit."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -282,6 +284,21 @@ def test_bad_files(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected a file ending in \.safetensors"):
         MobileNetV1.from_pretrained(tmp_path / "net.onnx")
+
+
+def test_without_safetensors_only_its_files_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"net\.safetensors: .*needs safetensors \(pip install safetensors\)"):
+        MobileNetV1.from_pretrained(tmp_path / "net.safetensors")
+    torch.save(MobileNetV1(width_mult=0.25).state_dict(), tmp_path / "net.pth")
+    MobileNetV1.from_pretrained(tmp_path / "net.pth")
+
+
+def test_importing_the_package_imports_no_file_format_and_no_screen():
+    code = "import sys, mbv1, mbv1.cli; print({'safetensors', 'h5py', 'rich', 'PIL', 'triton'} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"
 
 
 def test_no_code_is_unpickled(tmp_path):
