@@ -7,9 +7,11 @@ rows, channel counts around the vector widths, windows larger than the input, bo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +39,10 @@ LAYOUTS: dict[str, Layout] = {
     "nhwc_sliced": Layout(
         lambda n, c, h, w: (n, c + 3, h, w + 1), lambda t, s: t[:, 1 : 1 + s[1], :, 1:], channels_last=True
     ),
+    # A slice whose pixels start 16-byte vectors, which need not end with the channels.
+    "nhwc_aligned": Layout(
+        lambda n, c, h, w: (n, (c + 15) // 8 * 8, h, w), lambda t, s: t[:, 8 : 8 + s[1]], channels_last=True
+    ),
     # No dimension has stride 1.
     "nchw_strided": Layout(lambda n, c, h, w: (n, c, h, 2 * w), lambda t, s: t[..., ::2]),
     "nhwc_strided": Layout(lambda n, c, h, w: (n, 2 * c, h, w), lambda t, s: t[:, ::2], channels_last=True),
@@ -48,14 +54,17 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op. ``out`` is O; ``weights`` says how the weights lie: dense, packed for NHWC or sliced."""
+    """One call of an op. ``out`` is O; ``weights`` says how the weights lie: dense, packed for NHWC or sliced.
+
+    ``residual``: none, one that is neither dense NCHW nor dense NHWC, or one that lies like x.
+    """
 
     op: str
     shape: tuple[int, int, int, int]
     kernel: tuple[int, int] = (1, 1)
     out: int = 1
     bias: bool = True
-    residual: bool = False
+    residual: bool | Literal["like_x"] = False
     weights: str = "dense"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +76,12 @@ class Case:
             f"o{self.out}",
         ]
         text += [f"{name[:3]}{value}" for name, value in self.options.items()]
-        flags = {"nobias": not self.bias, "residual": self.residual, self.weights: self.weights != "dense"}
+        flags = {
+            "nobias": not self.bias,
+            "residual": self.residual,
+            "like_x": self.residual == "like_x",
+            self.weights: self.weights != "dense",
+        }
         return "-".join(text + [name for name, on in flags.items() if on]).replace(" ", "")
 
 
@@ -105,6 +119,8 @@ CASES: tuple[Case, ...] = (
     _dw((2, 3, 1, 17), 3, padding=1, activation="hardswish"),
     _dw((1, 100, 29, 1), 3, padding=1, activation="relu", weights="sliced"),
     _dw((1, 3, 5, 70), 3, padding=1, stride=(1, 2), activation="relu"),
+    # Several tiles and bands of a plane, both ways.
+    _dw((1, 2, 67, 130), 3, padding=1, stride=2, activation="relu"),
     # Other kernels: large, small, even, oblong, larger than the input.
     _dw((1, 24, 11, 13), 5, padding=2, activation="relu"),
     _dw((2, 8, 9, 10), 5, stride=2, padding=(1, 2, 1, 2), activation="hardswish", weights="packed"),
@@ -128,6 +144,7 @@ CASES: tuple[Case, ...] = (
     _pw((1, 8, 29, 1), 100, residual=True, activation="relu", weights="sliced"),
     _pw((1, 130, 5, 5), 33, activation="none", bias=False, residual=True),
     _pw((1, 256, 3, 3), 72, activation="relu"),
+    _pw((2, 32, 4, 6), 40, residual="like_x", activation="relu"),
     _sep((2, 32, 14, 14), 3, 64, padding=1, dw_activation="relu", activation="relu"),
     _sep(
         (1, 64, 13, 29),
@@ -145,7 +162,9 @@ CASES: tuple[Case, ...] = (
     _sep((1, 100, 7, 1), 3, 33, padding=1, dw_activation="silu", activation="hardswish", weights="sliced"),
     _sep((1, 40, 9, 11), 5, 40, padding=2, dw_activation="relu", residual=True),
     _sep((1, 8, 13, 13), 7, 16, stride=2, padding=3, dw_activation="relu", activation="relu", residual=True),
+    _sep((2, 16, 8, 8), 3, 36, padding=1, residual="like_x"),
     _sep((1, 16, 13, 11), 3, 24, padding=2, dilation=2, activation="relu"),
+    _sep((1, 5, 11, 12), (8, 9), 6, padding=4, dw_activation="relu"),
     _sep((1, 5, 8, 9), (2, 4), 6, padding=(1, 0, 2, 1), stride=(1, 3)),
     _stem((2, 3, 32, 32), 3, 32, stride=2, padding=1, activation="relu"),
     _stem((1, 3, 23, 17), 3, 8, stride=2, padding=(0, 1, 0, 1), activation="relu6", weights="packed"),
@@ -157,6 +176,7 @@ CASES: tuple[Case, ...] = (
     _pool((1, 100, 1, 1), 33, bias=False),
     _pool((3, 3, 13, 5), 1, weights="sliced"),
     _pool((1, 130, 4, 29), 100, weights="packed"),
+    _pool((2, 300, 2, 3), 5),
 )
 
 
@@ -206,12 +226,19 @@ def build(case: Case, dtype: torch.dtype, layout: str = "nchw", device: str = "c
     def bias(count: int) -> Tensor | None:
         return random(2 * count).to(device)[::2] if case.bias else None
 
+    def image(*size: int) -> Tensor:
+        """A view of NaN: what does not belong to it must not reach a result."""
+        base = random(*place.base(*size))
+        ids = torch.arange(base.numel()).reshape(base.shape)
+        outside = torch.isin(ids, place.view(ids, size), invert=True)
+        base.masked_fill_(outside, float("nan"))
+        if place.channels_last:
+            base = base.contiguous(memory_format=torch.channels_last)
+        return place.view(base.to(device), size)
+
     n, c, h, w = case.shape
     place = LAYOUTS[layout]
-    base = random(*place.base(n, c, h, w))
-    if place.channels_last:
-        base = base.contiguous(memory_format=torch.channels_last)
-    x = place.view(base.to(device), case.shape)
+    x = image(n, c, h, w)
     kwargs = dict(case.options)
     if case.op == "dwconv2d":
         args = (x, weight(c, 1, *case.kernel), bias(c))
@@ -225,9 +252,68 @@ def build(case: Case, dtype: torch.dtype, layout: str = "nchw", device: str = "c
         args = (x, weight(c, 1, *case.kernel), bias(c), _with_ones(weight(case.out, c)), bias(case.out))
     if case.residual:
         size = backends.OPS[case.op].check(*Call(case.op, args, kwargs).normalized)
-        # Neither dense NCHW nor dense NHWC.
-        kwargs["residual"] = random(size[0], size[2], size[1], 2 * size[3]).to(device).transpose(1, 2)[..., ::2]
+        if case.residual == "like_x":
+            kwargs["residual"] = image(*size)
+        else:
+            wide = random(size[0], size[2], size[1], 2 * size[3])
+            kwargs["residual"] = wide.to(device).transpose(1, 2)[..., ::2]
     return Call(case.op, args, kwargs)
+
+
+def cancelling(op: str, dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Call, Tensor]:
+    """A call whose sums pass 2048 on the way to a small result, and that: exact, unless sums have 16 bits."""
+    case = {
+        "dwconv2d": Case(op, (1, 8, 4, 4), (3, 3), bias=False),
+        "pwconv2d": Case(op, (1, 96, 4, 4), out=8, bias=False),
+        "separable_conv2d": Case(op, (1, 96, 4, 4), out=8, bias=False),
+        "stem_conv2d": Case(op, (1, 3, 8, 8), (5, 5), out=8, bias=False),
+        "pool_linear": Case(op, (1, 96, 4, 4), out=8, bias=False),
+    }[op]
+    call = build(case, dtype, layout).map(lambda t: t.fill_(1))
+    weight = call.args[3 if op == "separable_conv2d" else 1].flatten(1).fill_(0.25)
+    weight[:, 0], weight[:, -1] = 2048, -2048
+    expected = torch.full(call().shape, 0.25 * (weight.shape[1] - 2), dtype=dtype)
+    return call.map(lambda t: t.to(device)), expected
+
+
+def rounded_between(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Call, float]:
+    """A separable convolution, and the value of its outputs: 1 + 3/4 unit, rounded up between the parts, minus 1."""
+    unit = torch.finfo(dtype).eps
+    call = build(Case("separable_conv2d", (1, 2, 3, 4), (1, 2), bias=False), dtype, layout)
+    call = call.map(lambda t: t.fill_(1))
+    call.args[1].copy_(torch.tensor([[1, 0.75 * unit], [1, 0]]).reshape(2, 1, 1, 2))
+    call.args[3].copy_(torch.tensor([1, -1]).reshape(1, 2, 1, 1))
+    return call.map(lambda t: t.to(device)), unit
+
+
+def _place(memory: Tensor, strides: list[int], dim: int, x: Tensor, start: int) -> Tensor:
+    """The values of ``x`` in ``memory`` at ``start``, with ``strides``, of which that of ``dim`` is the far one."""
+    far = memory.as_strided(x.shape, strides, start)
+    for part, values in zip(far.unbind(dim), x.cpu().unbind(dim), strict=True):
+        dense = torch.empty_strided(part.shape, part.stride(), dtype=x.dtype).copy_(values)
+        memory[part.storage_offset() :][: dense.numel()].copy_(dense.as_strided((dense.numel(),), (1,)))
+    return far
+
+
+def far_apart(device: str) -> Iterator[tuple[Call, Call]]:
+    """Calls whose x and residual step 2^31 elements in one dimension, each after the same call of near tensors."""
+    memory = torch.empty(2**31 + 4096, dtype=torch.float16, device=device)
+    for op, layout, dim in itertools.product(backends.OPS, (torch.contiguous_format, torch.channels_last), range(4)):
+        channels = 2 if dim == 1 else 8
+        shape = (2, channels, 2, 2)
+        kernel = (1, 1) if op in ("pwconv2d", "pool_linear") else (3, 3)
+        residual = op in ("pwconv2d", "separable_conv2d")
+        case = Case(
+            op, shape, kernel, channels, residual=residual, options={"padding": 1} if kernel == (3, 3) else {}
+        )
+        call = build(case, torch.float16, device=device)
+        half = [1 if i == dim else size for i, size in enumerate(shape)]
+        strides = list(torch.empty(half).contiguous(memory_format=layout).stride())
+        strides[dim] = 2**31
+
+        place = partial(_place, memory, strides, dim)
+        kwargs = {k: place(v, 2048) if k == "residual" else v for k, v in call.kwargs.items()}
+        yield call, Call(op, (place(call.args[0], 0), *call.args[1:]), kwargs)
 
 
 def _with_ones(matrix: Tensor) -> Tensor:

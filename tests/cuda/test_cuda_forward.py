@@ -8,7 +8,7 @@ import torch
 import mbv1_kernels
 from mbv1_kernels import backends
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, check
+from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, cancelling, check, far_apart, rounded_between
 
 CUDA_DTYPES = ["f32", "f16", "bf16"]
 
@@ -61,6 +61,38 @@ def test_empty_batch(case: Case) -> None:
     assert y.shape == (0, *size[1:])
 
 
+@pytest.mark.parametrize("activation", mbv1_kernels.ACTIVATIONS)
+@pytest.mark.parametrize("dtype", CUDA_DTYPES)
+def test_special_values(dtype: str, activation: str) -> None:
+    """NaN and infinities go through every activation as in torch."""
+    special = [float("nan"), float("inf"), float("-inf"), 0.0, 6.0, -3.0, 60000.0, -60000.0]
+    x = torch.tensor(special, dtype=DTYPES[dtype]).reshape(1, 4, 1, 2)
+    weight = torch.ones(4, 1, 1, 1, dtype=x.dtype)
+    y = mbv1_kernels.dwconv2d(x.cuda(), weight.cuda(), activation=activation, backend="cuda")
+    expected = mbv1_kernels.dwconv2d(x, weight, activation=activation, backend="torch")
+    torch.testing.assert_close(y.cpu(), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", CUDA_DTYPES)
+@pytest.mark.parametrize("op", backends.OPS)
+def test_sums_are_made_in_float32(op: str, dtype: str, layout: str) -> None:
+    call, expected = cancelling(op, DTYPES[dtype], layout, "cuda")
+    assert torch.equal(call(backend="cuda").cpu(), expected)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", CUDA_DTYPES)
+def test_the_tensor_between_the_parts_is_rounded(dtype: str, layout: str) -> None:
+    call, expected = rounded_between(DTYPES[dtype], layout, "cuda")
+    assert (call(backend="cuda").cpu() == expected).all()
+
+
+def test_offsets_beyond_2_31_elements() -> None:
+    for near, far in far_apart("cuda"):
+        check(near, far(backend="cuda"))
+
+
 def test_float64_is_refused_by_name() -> None:
     call = build(CASES[0], torch.float64, device="cuda")
     with pytest.raises(RuntimeError, match="mbv1::dwconv2d: backend 'cuda' cannot run this call: no kernel for"):
@@ -93,6 +125,14 @@ def test_runs_on_the_current_stream(op: str) -> None:
         y = call(backend="cuda")
     stream.synchronize()
     check(call, y)
+
+
+@pytest.mark.parametrize("op", backends.OPS)
+def test_autocast(op: str) -> None:
+    call = build(next(c for c in CASES if c.op == op), torch.float32, "nhwc", "cuda")
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cuda", dtype=dtype):
+            assert call(backend="cuda").dtype == dtype
 
 
 @pytest.mark.parametrize("op", backends.OPS)

@@ -96,6 +96,16 @@ def new_parameter(net):
     net.model[2][0].weight = nn.Parameter(net.model[2][0].weight.detach() * 2)
 
 
+def new_parameter_in_the_same_memory(net):
+    old = net.model[2][0].weight
+    new = net.model[2][0].weight = nn.Parameter(old.data)
+    with torch.no_grad():
+        new.mul_(2)
+        while new._version < old._version:
+            new.add_(0)
+    assert new._version == old._version
+
+
 def new_module(net):
     bn = net.model[3][1]
     net.model[3][1] = nn.BatchNorm2d(bn.num_features).eval()
@@ -135,7 +145,16 @@ def channels_last(net):
 
 CHANGES = [
     *(load, load_assign, step, running_statistics, batch_norm_alone, in_place, in_place_buffer),
-    *(in_place_in_inference_mode, data_swapped, new_parameter, new_module, epsilon, head, halved_and_back),
+    *(
+        in_place_in_inference_mode,
+        data_swapped,
+        new_parameter,
+        new_parameter_in_the_same_memory,
+        new_module,
+        epsilon,
+        head,
+        halved_and_back,
+    ),
     *(data_written_and_refolded, data_written_then_eval, channels_last),
 ]
 
@@ -177,6 +196,15 @@ def test_autocast_and_back(randomize):
         assert torch.equal(net(x), first)
 
 
+def test_autocast_first(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            net(x)
+        torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
 def test_kept_while_nothing_changes(randomize):
     net = make(randomize)
     x = torch.randn(1, 3, 32, 32)
@@ -204,6 +232,15 @@ def test_inference_tensors(randomize):
         in_place(net)
         in_place_buffer(net)
         torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
+def test_fold_of_inference_mode_serves_gradients_of_the_input(randomize):
+    net = make(randomize).requires_grad_(False)
+    with torch.inference_mode():
+        net(torch.randn(1, 3, 32, 32))
+    x = torch.randn(1, 3, 32, 32, requires_grad=True)
+    net(x).sum().backward()
+    assert x.grad.any()
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import mbv1_kernels
+from mbv1_kernels import backends
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, check
+from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, cancelling, check, far_apart, rounded_between
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -81,6 +81,14 @@ def test_rounds_to_nearest_even(dtype: str) -> None:
     torch.testing.assert_close(y.flatten(), (high.float() + low.float()).to(x.dtype), rtol=0, atol=0)
 
 
+def test_overflow_of_half_is_infinite() -> None:
+    """From the largest number's neighbours up to where only float32 still has a number."""
+    x = torch.tensor([60000.0, 60000.0, -60000.0], dtype=torch.float16).reshape(1, 3, 1, 1)
+    weight = torch.tensor([1.25, 60000.0, 2.0], dtype=x.dtype).reshape(3, 1, 1, 1)
+    y = mbv1_kernels.dwconv2d(x, weight, backend="cpu")
+    assert y.flatten().tolist() == [float("inf"), float("inf"), float("-inf")]
+
+
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     call = build(next(c for c in CASES if c.op == "separable_conv2d"), torch.float32, "nhwc")
     before = torch.get_num_threads()
@@ -96,11 +104,21 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_offsets_beyond_2_31_elements() -> None:
-    """A view whose last row lies beyond 2^31 elements, in memory that is reserved but never touched in between."""
-    base = torch.empty(2**31 + 4096, dtype=torch.bfloat16)
-    x: Tensor = base.as_strided((2, 4, 3, 8), (2**31, 32, 8, 1))
-    x.copy_(torch.randn(x.shape))
-    weight = torch.randn(4, 1, 3, 3, dtype=torch.bfloat16)
-    y = mbv1_kernels.dwconv2d(x, weight, padding=1, backend="cpu")
-    expected = mbv1_kernels.dwconv2d(x.contiguous(), weight, padding=1, backend="cpu")
-    torch.testing.assert_close(y, expected, rtol=0, atol=0)
+    """In memory that is reserved but never touched in between."""
+    for near, far in far_apart("cpu"):
+        check(near, far(backend="cpu"))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", backends.OPS)
+def test_sums_are_made_in_float32(op: str, dtype: str, layout: str) -> None:
+    call, expected = cancelling(op, DTYPES[dtype], layout)
+    assert torch.equal(call(backend="cpu"), expected)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "nhwc_strided"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_tensor_between_the_parts_is_rounded(dtype: str, layout: str) -> None:
+    call, expected = rounded_between(DTYPES[dtype], layout)
+    assert (call(backend="cpu") == expected).all()

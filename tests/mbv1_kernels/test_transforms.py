@@ -32,7 +32,7 @@ SMALL = [
         residual=True,
         options={"padding": (1, 0, 1, 2), "stride": 2},
     ),
-    Case("stem_conv2d", (2, 2, 5, 4), (3, 3), 3, options={"padding": (0, 1, 0, 1), "stride": 2}),
+    Case("stem_conv2d", (2, 2, 5, 4), (3, 3), 3, options={"padding": (1, 1, 0, 1), "stride": 2}),
     Case("pool_linear", (2, 3, 2, 3), out=4),
 ]
 
@@ -73,6 +73,16 @@ def test_gradcheck(case: Case, layout: str) -> None:
         torch.autograd.gradgradcheck(function, leaves)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradient_on_both_sides_of_every_kink(activation: str) -> None:
+    gradients = []
+    for backend in ("cpu", "torch"):
+        x = torch.tensor([-4.0, -2.0, 2.0, 4.0, 8.0]).reshape(1, 1, 1, 5).requires_grad_()
+        y = mbv1_kernels.dwconv2d(x, torch.ones(1, 1, 1, 1), activation=activation, backend=backend)
+        gradients += torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("case", CASES[::3], ids=str)
 def test_gradients_are_torchs(case: Case) -> None:
     gradients = []
@@ -84,12 +94,15 @@ def test_gradients_are_torchs(case: Case) -> None:
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_only_where_wanted() -> None:
-    call = build(SMALL[2], torch.float32)
-    weight = call.args[3].detach().clone().requires_grad_()
-    args = (*call.args[:3], weight, *call.args[4:])
-    mbv1_kernels.separable_conv2d(*args, **call.kwargs).sum().backward()
-    assert weight.grad is not None and weight.grad.shape == weight.shape
+@pytest.mark.parametrize("wanted", range(6))
+def test_gradients_only_where_wanted(wanted: int) -> None:
+    call, leaves = _leaves(build(SMALL[2], torch.float32))
+    for i, leaf in enumerate(leaves):
+        leaf.requires_grad_(i == wanted)
+    call().sum().backward()
+    ours = leaves[wanted].grad
+    assert all(leaf.grad is None for i, leaf in enumerate(leaves) if i != wanted)
+    torch.testing.assert_close(ours, *torch.autograd.grad(call(backend="torch").sum(), leaves[wanted]))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -115,6 +128,24 @@ def test_fake_has_the_real_strides(case: Case, layout: str) -> None:
     assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
 
 
+@pytest.mark.parametrize(
+    ("size", "strides"),
+    [
+        ((2, 1, 1, 1), (1, 1, 1, 1)),
+        ((1, 3, 1, 1), (3, 1, 1, 1)),
+        ((2, 3, 1, 1), (3, 1, 3, 3)),
+        ((2, 1, 4, 4), (16, 1, 4, 1)),
+        ((2, 3, 4, 4), (16, 0, 4, 1)),
+        ((1, 3, 4, 4), (0, 0, 0, 0)),
+    ],
+)
+def test_fake_has_the_real_strides_of_ambiguous_inputs(size: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    x, weight = torch.ones(48).as_strided(size, strides), torch.ones(5, size[1], 1, 1)
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = mbv1_kernels.pwconv2d(*map(mode.from_tensor, (x, weight)))
+    assert fake.stride() == mbv1_kernels.pwconv2d(x, weight, backend="cpu").stride()
+
+
 def _small(op: str) -> Call:
     return build(next(c for c in SMALL if c.op == op), torch.float32, "nhwc")
 
@@ -131,7 +162,11 @@ def test_compile(op: str, dynamic: bool) -> None:
         return getattr(mbv1_kernels, op)(*args, **kwargs) * 2
 
     expected = function(*eager.args, **eager.kwargs)
-    y = torch.compile(function, fullgraph=True, dynamic=dynamic)(*compiled.args, **compiled.kwargs)
+    if dynamic:  # batch, height and width; the weights' sizes and the options stay what they are
+        for activation in (compiled.args[0], compiled.kwargs.get("residual")):
+            for dimension in (0, 2, 3) if activation is not None else ():
+                torch._dynamo.maybe_mark_dynamic(activation, dimension)
+    y = torch.compile(function, fullgraph=True)(*compiled.args, **compiled.kwargs)
     torch.testing.assert_close(y, expected)
     assert y.stride() == expected.stride()
     expected.sum().backward()

@@ -22,7 +22,7 @@ import mbv1_kernels as mk
 from mbv1_kernels import reference
 from mbv1_kernels import triton as backend
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, check
+from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, cancelling, check, rounded_between
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1"
 backend.load()
@@ -144,6 +144,28 @@ def test_offsets_beyond_32_bits(op: str, monkeypatch: pytest.MonkeyPatch) -> Non
     near = [args[0].contiguous(), *args[1:]]
     run = getattr(torch.ops.mbv1, f"{op}_triton")
     torch.testing.assert_close(run(*args), run(*near), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("op", backend.OPS)
+def test_autocast(op: str) -> None:
+    args = samples()[op]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert getattr(torch.ops.mbv1, f"{op}_triton")(*args).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("op", backend.OPS)
+def test_sums_are_made_in_float32(op: str) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        for layout in DENSE:
+            call, expected = cancelling(op, dtype, layout)
+            assert torch.equal(call(backend="triton"), expected)
+
+
+@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("dtype", backend.DTYPES, ids=str)
+def test_the_tensor_between_the_parts_is_rounded(dtype: torch.dtype, layout: str) -> None:
+    call, expected = rounded_between(dtype, layout)
+    assert (call(backend="triton") == expected).all()
 
 
 @pytest.mark.parametrize("op", backend.OPS)
