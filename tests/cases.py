@@ -43,6 +43,9 @@ LAYOUTS: dict[str, Layout] = {
     "nhwc_aligned": Layout(
         lambda n, c, h, w: (n, (c + 15) // 8 * 8, h, w), lambda t, s: t[:, 8 : 8 + s[1]], channels_last=True
     ),
+    # Aligned too: gaps between rows, and gaps between planes that no vector divides.
+    "nchw_rows": Layout(lambda n, c, h, w: (n, c, h, (w + 15) // 8 * 8), lambda t, s: t[..., : s[3]]),
+    "nchw_planes": Layout(lambda n, c, h, w: (n, c, h + 1, w), lambda t, s: t[:, :, : s[2]]),
     # No dimension has stride 1.
     "nchw_strided": Layout(lambda n, c, h, w: (n, c, h, 2 * w), lambda t, s: t[..., ::2]),
     "nhwc_strided": Layout(lambda n, c, h, w: (n, 2 * c, h, w), lambda t, s: t[:, ::2], channels_last=True),
@@ -54,7 +57,8 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op. ``out`` is O; ``weights`` says how the weights lie: dense, packed for NHWC or sliced.
+    """One call of an op. ``out`` is O; ``weights`` says how the weights lie: dense, packed for NHWC, or every second
+    element of rows that are not aligned (sliced) or are (strided).
 
     ``residual``: none, one that is neither dense NCHW nor dense NHWC, or one that lies like x.
     """
@@ -121,6 +125,8 @@ CASES: tuple[Case, ...] = (
     _dw((1, 3, 5, 70), 3, padding=1, stride=(1, 2), activation="relu"),
     # Several tiles and bands of a plane, both ways.
     _dw((1, 2, 67, 130), 3, padding=1, stride=2, activation="relu"),
+    # An input tile that shared memory cannot hold.
+    _dw((1, 1, 128, 128), 3, padding=1, stride=4),
     # Other kernels: large, small, even, oblong, larger than the input.
     _dw((1, 24, 11, 13), 5, padding=2, activation="relu"),
     _dw((2, 8, 9, 10), 5, stride=2, padding=(1, 2, 1, 2), activation="hardswish", weights="packed"),
@@ -144,6 +150,7 @@ CASES: tuple[Case, ...] = (
     _pw((1, 8, 29, 1), 100, residual=True, activation="relu", weights="sliced"),
     _pw((1, 130, 5, 5), 33, activation="none", bias=False, residual=True),
     _pw((1, 256, 3, 3), 72, activation="relu"),
+    _pw((1, 16, 4, 4), 24, weights="strided"),
     _pw((2, 32, 4, 6), 40, residual="like_x", activation="relu"),
     _sep((2, 32, 14, 14), 3, 64, padding=1, dw_activation="relu", activation="relu"),
     _sep(
@@ -218,6 +225,8 @@ def build(case: Case, dtype: torch.dtype, layout: str = "nchw", device: str = "c
         inner = torch.Size(shape[1:]).numel()
         if case.weights == "sliced":
             return random(*shape[:-1], 2 * shape[-1] + 1, scale=inner**-0.5).to(device)[..., 1::2]
+        if case.weights == "strided":
+            return random(*shape[:-1], 2 * shape[-1], scale=inner**-0.5).to(device)[..., ::2]
         dense = random(*shape, scale=inner**-0.5)
         if case.weights == "packed":  # the first dimension is the fastest
             return dense.movedim(0, -1).contiguous().to(device).movedim(-1, 0)
@@ -230,7 +239,7 @@ def build(case: Case, dtype: torch.dtype, layout: str = "nchw", device: str = "c
         """A view of NaN: what does not belong to it must not reach a result."""
         base = random(*place.base(*size))
         ids = torch.arange(base.numel()).reshape(base.shape)
-        outside = torch.isin(ids, place.view(ids, size), invert=True)
+        outside = torch.isin(ids, place.view(ids, size).flatten(), invert=True)
         base.masked_fill_(outside, float("nan"))
         if place.channels_last:
             base = base.contiguous(memory_format=torch.channels_last)
@@ -279,7 +288,7 @@ def cancelling(op: str, dtype: torch.dtype, layout: str, device: str = "cpu") ->
 def rounded_between(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Call, float]:
     """A separable convolution, and the value of its outputs: 1 + 3/4 unit, rounded up between the parts, minus 1."""
     unit = torch.finfo(dtype).eps
-    call = build(Case("separable_conv2d", (1, 2, 3, 4), (1, 2), bias=False), dtype, layout)
+    call = build(Case("separable_conv2d", (1, 2, 3, 4), (1, 2), 2, bias=False), dtype, layout)
     call = call.map(lambda t: t.fill_(1))
     call.args[1].copy_(torch.tensor([[1, 0.75 * unit], [1, 0]]).reshape(2, 1, 1, 2))
     call.args[3].copy_(torch.tensor([1, -1]).reshape(1, 2, 1, 1))
@@ -296,24 +305,31 @@ def _place(memory: Tensor, strides: list[int], dim: int, x: Tensor, start: int) 
 
 
 def far_apart(device: str) -> Iterator[tuple[Call, Call]]:
-    """Calls whose x and residual step 2^31 elements in one dimension, each after the same call of near tensors."""
-    memory = torch.empty(2**31 + 4096, dtype=torch.float16, device=device)
-    for op, layout, dim in itertools.product(backends.OPS, (torch.contiguous_format, torch.channels_last), range(4)):
-        channels = 2 if dim == 1 else 8
-        shape = (2, channels, 2, 2)
-        kernel = (1, 1) if op in ("pwconv2d", "pool_linear") else (3, 3)
-        residual = op in ("pwconv2d", "separable_conv2d")
-        case = Case(
-            op, shape, kernel, channels, residual=residual, options={"padding": 1} if kernel == (3, 3) else {}
-        )
-        call = build(case, torch.float16, device=device)
-        half = [1 if i == dim else size for i, size in enumerate(shape)]
-        strides = list(torch.empty(half).contiguous(memory_format=layout).stride())
-        strides[dim] = 2**31
+    """Calls whose x and residual step 2^31 elements in one dimension, each after the same call of near tensors.
 
+    Dimensions outside that one have size 1, so that NHWC with far rows is still NHWC.
+    """
+    memory = torch.empty(2**31 + 4096, dtype=torch.float16, device=device)
+    windows = {"pwconv2d": [(1, 1)], "pool_linear": [(1, 1)], "stem_conv2d": [(3, 3)]}
+    for op, order, dim in itertools.product(backends.OPS, ((0, 1, 2, 3), (0, 2, 3, 1)), range(4)):
+        outer = order[: order.index(dim)]
+        channels = 2 if dim == 1 else 1 if 1 in outer else 8
+        shape = tuple(1 if i in outer else (2, channels, 2, 2)[i] for i in range(4))
+        strides = [2**32] * 4
+        step = 1
+        for i in reversed(order[len(outer) + 1 :]):
+            strides[i] = step
+            step *= shape[i]
+        strides[dim] = 2**31
         place = partial(_place, memory, strides, dim)
-        kwargs = {k: place(v, 2048) if k == "residual" else v for k, v in call.kwargs.items()}
-        yield call, Call(op, (place(call.args[0], 0), *call.args[1:]), kwargs)
+        for kernel in windows.get(op, [(3, 3), (3, 1)]):
+            padding = (kernel[0] // 2, kernel[1] // 2)
+            options = {"padding": padding} if op not in ("pwconv2d", "pool_linear") else {}
+            residual = op in ("pwconv2d", "separable_conv2d")
+            case = Case(op, shape, kernel, channels, residual=residual, options=options)
+            call = build(case, torch.float16, device=device)
+            kwargs = {k: place(v, 2048) if k == "residual" else v for k, v in call.kwargs.items()}
+            yield call, Call(op, (place(call.args[0], 0), *call.args[1:]), kwargs)
 
 
 def _with_ones(matrix: Tensor) -> Tensor:

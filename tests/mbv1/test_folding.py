@@ -92,6 +92,13 @@ def data_swapped(net):
     net.model[1][3].weight.data = net.model[1][3].weight.data * 2
 
 
+def data_swapped_twice(net):
+    # The second time the allocator likes to give the first address back.
+    weight = net.model[1][3].weight
+    weight.data = weight.data * 2
+    weight.data = weight.data * 2
+
+
 def new_parameter(net):
     net.model[2][0].weight = nn.Parameter(net.model[2][0].weight.detach() * 2)
 
@@ -148,6 +155,7 @@ CHANGES = [
     *(
         in_place_in_inference_mode,
         data_swapped,
+        data_swapped_twice,
         new_parameter,
         new_parameter_in_the_same_memory,
         new_module,
@@ -174,12 +182,22 @@ def test_follows(change, mode, randomize):
     torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_follows_biases_of_convolutions(randomize):
+    net = make(randomize, conv_bias=True)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        net(x)
+        net.model[4][3].bias.add_(1)
+        torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
 def test_follows_casts(randomize):
     net = make(randomize)
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float32):
             net.to(dtype)
+            assert net._fold is None
             y = net(x.to(dtype))
             assert y.dtype == dtype
             tolerance = {torch.float64: 1e-9, torch.float16: 0.1, torch.bfloat16: 0.8, torch.float32: 1e-3}[dtype]
@@ -202,6 +220,7 @@ def test_autocast_first(randomize):
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             net(x)
+        assert net._fold.dtype == torch.bfloat16
         torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
 
 
