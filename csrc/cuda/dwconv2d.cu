@@ -158,6 +158,7 @@ struct NchwGrid {
   int log2_width, log2_height, log2_planes;
   int in_height, in_width;  // of a plane's input tile
   int log2_loaders;         // threads that load one input row
+  bool vectors;             // which they read 16 bytes at a time
   int64_t tiles_w, tiles_h, planes;
 
   bool fits(int64_t most) const { return in_height <= most && in_width <= most && tile_elements() <= most; }
@@ -182,39 +183,47 @@ NchwGrid nchw_grid(const DwConv2dParams& p) {
   const int width = static_cast<int>(std::min<int64_t>(p.out_w, 1 << grid.log2_width));
   grid.in_height = (height - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
   grid.in_width = (width - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1;
-  grid.log2_loaders = log2_covering(grid.in_width, 32);
+  const int size = vector_size(p.dtype);
+  grid.vectors = is_aligned(p.x) && p.x_stride.n % size == 0 && p.x_stride.c % size == 0 && p.x_stride.h % size == 0;
+  // A row of the tile may begin and end inside a vector.
+  grid.log2_loaders = log2_covering(grid.vectors ? ceil_div(grid.in_width, size) + 1 : grid.in_width, 32);
   grid.tiles_w = ceil_div(p.out_w, 1 << grid.log2_width);
   grid.tiles_h = ceil_div(p.out_h, 1 << grid.log2_height);
   grid.planes = p.batch * p.channels;
   return grid;
 }
 
-template <class T>
-__device__ void load_plane_tile(const DwConv2dParams& p, const NchwGrid& grid, int64_t first_plane, int top, int left,
-                                int64_t* plane_offset, T* tile) {
-  const int planes = 1 << grid.log2_planes;
-  if (threadIdx.x < planes) {
-    const int64_t plane = first_plane + threadIdx.x;
-    const DivMod image = divmod(plane, p.channels);
-    plane_offset[threadIdx.x] =
-        plane < grid.planes ? image.quotient * p.x_stride.n + image.remainder * p.x_stride.c : -1;
-  }
-  __syncthreads();
+// Loads kVec elements of x at a time: 1, or a vector, where rows start at whole vectors of memory.
+template <int kVec, class T>
+__device__ void load_plane_tile(const DwConv2dParams& p, const NchwGrid& grid, int top, int left,
+                                const int64_t* plane_offset, T* tile) {
   const int in_h = static_cast<int>(p.in_h), in_w = static_cast<int>(p.in_w);
   const int loaders = 1 << grid.log2_loaders;
-  const int rows = planes * grid.in_height;
+  const int rows = grid.in_height << grid.log2_planes;
+  const int first = left & ~(kVec - 1);  // the vector that holds the tile's first column, also for a negative one
   for (int row = threadIdx.x >> grid.log2_loaders; row < rows; row += kThreads >> grid.log2_loaders) {
     const int plane = row / grid.in_height;
     const int ih = top + row - plane * grid.in_height;
     const int64_t offset = plane_offset[plane];
     const bool row_inside = offset >= 0 && inside(ih, in_h);
     const T* x_row = static_cast<const T*>(p.x) + offset + ih * p.x_stride.h;
-    for (int column = threadIdx.x & (loaders - 1); column < grid.in_width; column += loaders) {
-      const int iw = left + column;
-      tile[row * grid.in_width + column] = row_inside && inside(iw, in_w) ? x_row[iw] : from_float<T>(0.f);
+    T* tile_row = tile + row * grid.in_width - left;
+    for (int iw = first + (threadIdx.x & (loaders - 1)) * kVec; iw < left + grid.in_width; iw += loaders * kVec) {
+      Pack<T, kVec> pack;
+      if (row_inside && iw >= 0 && iw + kVec <= in_w) {
+        pack = load_pack<kVec>(x_row + iw);
+      } else {
+#pragma unroll
+        for (int v = 0; v < kVec; ++v) {
+          pack[v] = row_inside && inside(iw + v, in_w) ? x_row[iw + v] : from_float<T>(0.f);
+        }
+      }
+#pragma unroll
+      for (int v = 0; v < kVec; ++v) {
+        if (inside(iw + v - left, grid.in_width)) tile_row[iw + v] = pack[v];
+      }
     }
   }
-  __syncthreads();
 }
 
 template <class T, int kKernel>
@@ -229,8 +238,21 @@ __global__ void __launch_bounds__(kThreads) dwconv2d_nchw_kernel(DwConv2dParams 
   const int64_t first_plane = block_h.quotient << grid.log2_planes;
   const int first_oh = static_cast<int>(block_h.remainder) << grid.log2_height;
   const int first_ow = static_cast<int>(block_w.remainder) << grid.log2_width;
-  load_plane_tile(p, grid, first_plane, first_oh * p.window.stride_h - p.window.pad_top,
-                  first_ow * p.window.stride_w - p.window.pad_left, plane_offset, tile);
+  if (threadIdx.x < 1 << grid.log2_planes) {
+    const int64_t plane = first_plane + threadIdx.x;
+    const DivMod image = divmod(plane, p.channels);
+    plane_offset[threadIdx.x] =
+        plane < grid.planes ? image.quotient * p.x_stride.n + image.remainder * p.x_stride.c : -1;
+  }
+  __syncthreads();
+  const int top = first_oh * p.window.stride_h - p.window.pad_top;
+  const int left = first_ow * p.window.stride_w - p.window.pad_left;
+  if (grid.vectors) {
+    load_plane_tile<kVectorSize<T>>(p, grid, top, left, plane_offset, tile);
+  } else {
+    load_plane_tile<1>(p, grid, top, left, plane_offset, tile);
+  }
+  __syncthreads();
 
   const int column = threadIdx.x & ((1 << grid.log2_width) - 1);
   const int stacked_row = (threadIdx.x >> grid.log2_width) * kColumn;  // over the planes of the block
