@@ -22,6 +22,11 @@ STABLE_TORCH_LIBRARY(mbv1, m) {
   MBV1_DEF(m, "stem_conv2d", "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, str activation");
   MBV1_DEF(m, "pool_linear", "Tensor x, Tensor weight, Tensor? bias");
 
+  // CPU only; mbv1_kernels/chain.py is their interface. `layers` has 13 integers a layer: kernel, stride (height,
+  // width), padding (top, bottom, left, right), dilation, output channels, the two activations.
+  m.def("chain_pack(Tensor? dw_weight, Tensor? dw_bias, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("chain(Tensor x, Tensor[] packed, int[] layers) -> Tensor");
+
   // The names of all kernels of an op on a backend, one a line.
   m.def("cpu_kernels(str op) -> str");
   m.def("cuda_kernels(str op) -> str");

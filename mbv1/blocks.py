@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,18 +59,18 @@ class Conv2d(nn.Conv2d):
         self.op, self.rule, self.depends_on_size = op, padding, depends_on_size
         self.backend: str | None = None
 
-    def pads(self, x: Tensor) -> list[int]:
-        """[top, bottom, left, right] for the input ``x``."""
+    def pads(self, size: Sequence[int]) -> list[int]:
+        """[top, bottom, left, right] for an input of ``size`` = (H, W)."""
         if not self.depends_on_size and not isinstance(self.padding, str):
             vertical, horizontal = self.padding
             return [vertical, vertical, horizontal, horizontal]
-        return pads(self.rule, self.kernel_size[0], self.stride[0], x.shape[2:], dense=self.op != "depthwise")
+        return pads(self.rule, self.kernel_size[0], self.stride[0], size, dense=self.op != "depthwise")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.backend is not None and self.op != "dense":
             return self.run(x, self.weight, self.bias, "none", self.backend)
         if self.depends_on_size:
-            top, bottom, left, right = self.pads(x)
+            top, bottom, left, right = self.pads(x.shape[2:])
             x = F.pad(x, [left, right, top, bottom])
         return super().forward(x)
 
@@ -78,7 +78,7 @@ class Conv2d(nn.Conv2d):
         """This convolution in the library, with the given weight and bias in place of its own."""
         if self.op == "pointwise":
             return pwconv2d(x, weight, bias, activation=activation, backend=backend)
-        window: dict[str, Any] = {"stride": self.stride, "padding": self.pads(x)}
+        window: dict[str, Any] = {"stride": self.stride, "padding": self.pads(x.shape[2:])}
         if self.op == "stem" and self.dilation == (1, 1):
             return stem_conv2d(x, weight, bias, **window, activation=activation, backend=without_triton(backend))
         window["dilation"] = self.dilation

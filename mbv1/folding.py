@@ -13,7 +13,8 @@ and cast once to the dtype that the net runs in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,8 @@ class Fold:
     versions: list[int]
     pointers: list[int]
     storages: list[torch.UntypedStorage]
+    #: What is made of the weights at their first use, and goes with them.
+    derived: dict[Any, Any] = field(default_factory=dict)
 
     def is_current(self, sources: Sequence[Tensor], epsilons: Sequence[float], dtype: torch.dtype) -> bool:
         return (

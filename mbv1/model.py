@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mbv1_kernels import ACTIVATIONS, BACKENDS, pool_linear, separable_conv2d
+from mbv1_kernels.layout import is_channels_last
 
 from . import checkpoints
 from .architecture import PADDINGS, STEM, blocks, scaled
 from .blocks import Conv2d, Pair, conv_bn, conv_dw, pairs_of, without_triton
+from .chained import can_chain, run_chain
 from .folding import Fold, Folded, fold_conv_bn, make_fold, sources_of
 
 
@@ -173,12 +175,15 @@ class MobileNetV1(nn.Module):
         pairs = self._pairs_to_fold()
         if pairs is None:
             return self.fc(self.dropout(self.model(x).flatten(1)))
-        return self._folded_head(self._folded_features(x, pairs))
+        return self._folded_head(self._folded_features(x, pairs)[0])
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last block's output, (N, C, H / 32, W / 32): what the average pool gets."""
         pairs = self._pairs_to_fold()
-        return self.model[:-1](x) if pairs is None else self._folded_features(x, pairs)
+        if pairs is None:
+            return self.model[:-1](x)
+        features, keeps_layout = self._folded_features(x, pairs)
+        return features if keeps_layout or is_channels_last(x) else features.contiguous()
 
     def refold(self) -> None:
         """Folds again in the next fused call. Needed only after a write that torch cannot see."""
@@ -202,8 +207,8 @@ class MobileNetV1(nn.Module):
             pairs += found
         return pairs
 
-    def _folded_weights(self, pairs: list[Pair], dtype: torch.dtype) -> list[Folded]:
-        """The folded (weight, bias) of every convolution, kept from an earlier call where that is right."""
+    def _kept_fold(self, pairs: list[Pair], dtype: torch.dtype) -> Fold | None:
+        """The fold of an earlier call, or a new one; None where it must be made in each call."""
         if not torch.compiler.is_compiling():
             sources = sources_of(pairs)
             if sources is not None and not _need_gradients(sources):
@@ -212,23 +217,26 @@ class MobileNetV1(nn.Module):
                 fold = self._fold
                 if fold is None or not fold.is_current(sources, epsilons, dtype):
                     fold = self._fold = make_fold(pairs, sources, dtype)
-                if fold is not None:
-                    return fold.weights
-        return [fold_conv_bn(conv, bn, dtype) for conv, bn in pairs]
+                return fold
+        return None
 
-    def _folded_features(self, x: Tensor, pairs: list[Pair]) -> Tensor:
+    def _folded_features(self, x: Tensor, pairs: list[Pair]) -> tuple[Tensor, bool]:
+        """The last block's output, and whether it has the memory format of ``x``."""
         dtype = pairs[0][0].weight.dtype
         if torch.is_autocast_enabled(x.device.type) and torch.float64 not in (dtype, x.dtype):
             # Folding straight to autocast's dtype spares the ops a cast of every weight in every call.
             dtype = torch.get_autocast_dtype(x.device.type)
             x = x.to(dtype)
-        weights = self._folded_weights(pairs, dtype)
+        fold = self._kept_fold(pairs, dtype)
+        if fold is not None and self.separable and can_chain(x, pairs, fold, self._backend):
+            return run_chain(x, pairs, fold, self.activation), False
+        weights: list[Folded] = [fold_conv_bn(*pair, dtype) for pair in pairs] if fold is None else fold.weights
         options: dict[str, Any] = {"activation": self.activation, "backend": self._backend}
         x = pairs[0][0].run(x, *weights[0], **options)
         if not self.separable:
             for (conv, _), folded in zip(pairs[1:], weights[1:], strict=True):
                 x = conv.run(x, *folded, **options)
-            return x
+            return x, True
         for i in range(1, len(pairs), 2):
             depthwise = pairs[i][0]
             x = separable_conv2d(
@@ -236,12 +244,12 @@ class MobileNetV1(nn.Module):
                 *weights[i],
                 *weights[i + 1],
                 stride=depthwise.stride,
-                padding=depthwise.pads(x),
+                padding=depthwise.pads(x.shape[2:]),
                 dilation=depthwise.dilation,
                 dw_activation=self.activation,
                 **options,
             )
-        return x
+        return x, True
 
     def _folded_head(self, x: Tensor) -> Tensor:
         """Pooling and classifier; a module put in the place of the linear ``fc`` is called as it is."""

@@ -54,7 +54,7 @@ class Checks {
     if (x.dim() != 4) {
       fail("x", "a 4-D tensor (N, C, H, W)", std::to_string(x.dim()) + "-D " + shape_string(x));
     }
-    const DType dtype = this->dtype(x);
+    const DType dtype = this->dtype("x", x);
     for (int64_t d = 1; d < 4; ++d) {
       if (x.size(d) <= 0) fail("x", "C, H and W >= 1", shape_string(x));
     }
@@ -69,6 +69,12 @@ class Checks {
     for (int64_t d = 0; d < rank; ++d) {
       if (weight.size(d) <= 0) fail(argument, form + " with no empty dimension", shape_string(weight));
     }
+  }
+
+  DType dtype(const char* argument, const Tensor& tensor) const {
+    const std::optional<DType> dtype = known_dtype(tensor.scalar_type());
+    if (!dtype.has_value()) fail(argument, "float32, float16, bfloat16 or float64", name(tensor.scalar_type()));
+    return *dtype;
   }
 
   // A weight, bias or residual: exactly `shape`, and the dtype and device of x.
@@ -134,12 +140,6 @@ class Checks {
   static std::string name(ScalarType type) {
     const std::optional<DType> dtype = known_dtype(type);
     return dtype.has_value() ? dtype_name(*dtype) : torch::headeronly::toString(type);
-  }
-
-  DType dtype(const Tensor& x) const {
-    const std::optional<DType> dtype = known_dtype(x.scalar_type());
-    if (!dtype.has_value()) fail("x", "float32, float16, bfloat16 or float64", name(x.scalar_type()));
-    return *dtype;
   }
 
   static std::string device_string(const Tensor& tensor) {

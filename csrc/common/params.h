@@ -91,6 +91,32 @@ struct PoolLinearParams {
   DType dtype;
 };
 
+// A layer of a chain: a depthwise-separable block, or a dense convolution of few channels.
+struct ChainStage {
+  const void* packed;  // its weights, in the form of the backend
+  int64_t in_channels, out_channels;
+  int64_t in_h, in_w, out_h, out_w;
+  Window window;
+  Activation dw_activation, activation;
+  bool separable;
+
+  // The inner dimension of its matrix product.
+  int64_t depth() const { return separable ? in_channels : in_channels * window.kernel_h * window.kernel_w; }
+};
+
+constexpr int64_t kMaxStages = 64;
+
+// y = stages[stage_count - 1](… stages[0](x)); y is NHWC.
+struct ChainParams {
+  const void* x;
+  void* y;
+  int64_t batch;
+  Strides4 x_stride, y_stride;
+  const ChainStage* stages;
+  int64_t stage_count;
+  DType dtype;
+};
+
 template <class Params>
 DType dtype_of(const Params& params) {
   return params.dtype;

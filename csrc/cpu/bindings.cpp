@@ -1,13 +1,10 @@
 // The ops on the CPU.
 #include "../common/op.h"
 #include "kernels.h"
+#include "threads.h"
 
 namespace mbv1::cpu {
 namespace {
-
-void parallel_for(int64_t items, void (*body)(const void* context, int64_t begin, int64_t end), const void* context) {
-  torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
-}
 
 struct Backend {
   static const auto& table(const DwConv2dParams&) { return kernels().dwconv2d; }
@@ -18,10 +15,10 @@ struct Backend {
 
   template <class Params>
   static void run(const Kernel<Params>& kernel, const Params& params, const Tensor&) {
-    kernel.run(params, {parallel_for, torch::stable::get_num_threads()});
+    kernel.run(params, torch_threads());
   }
 
-  static std::string suffix() { return std::string("_") + kernels().isa; }
+  static std::string suffix() { return std::string("_") + isa_name(); }
   static const char* wanted() { return "float32, float16, bfloat16 or float64"; }
 };
 

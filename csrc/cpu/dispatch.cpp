@@ -14,21 +14,25 @@ struct Isa {
   const char* name;
   bool available;
   const Kernels& (*kernels)();
+  bool bf16_products;
 };
 
-const Kernels& choose() {
+const Isa& choose() {
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const Isa isas[] = {
-      {"avx512", avx512, kernels_avx512}, {"avx2", avx2, kernels_avx2}, {"portable", true, kernels_portable}};
+  const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  static const Isa isas[] = {{"avx512bf16", avx512bf16, kernels_avx512, true},
+                             {"avx512", avx512, kernels_avx512, false},
+                             {"avx2", avx2, kernels_avx2, false},
+                             {"portable", true, kernels_portable, false}};
 #else
-  const Isa isas[] = {{"portable", true, kernels_portable}};
+  static const Isa isas[] = {{"portable", true, kernels_portable, false}};
 #endif
   const char* forced = std::getenv("MBV1_CPU_ISA");
   for (const Isa& isa : isas) {
-    if (isa.available && (forced == nullptr || std::string(forced) == isa.name)) return isa.kernels();
+    if (isa.available && (forced == nullptr || std::string(forced) == isa.name)) return isa;
   }
   std::string expected;
   for (const Isa& isa : isas) {
@@ -48,12 +52,16 @@ struct Buffer {
 
 thread_local Buffer buffers[static_cast<int>(Slot::kCount)];
 
+const Isa& chosen() {
+  static const Isa& isa = choose();
+  return isa;
+}
+
 }  // namespace
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
-}
+const Kernels& kernels() { return chosen().kernels(); }
+const char* isa_name() { return chosen().name; }
+bool has_bf16_products() { return chosen().bf16_products; }
 
 void* workspace_bytes(Slot slot, size_t bytes) {
   Buffer& buffer = buffers[static_cast<int>(slot)];

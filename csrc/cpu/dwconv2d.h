@@ -1,157 +1,65 @@
-// Depthwise convolution. NHWC is vectorised over channels, NCHW over the width.
+// Depthwise convolution. NHWC is vectorised over channels (depthwise.h), NCHW over the width.
 #pragma once
 
-#include "gemm.h"
+#include "depthwise.h"
 
 namespace mbv1::cpu {
 namespace {
 
-// The kernel rows whose input rows exist, for an output row whose window starts at input row `start`.
-struct TapRange {
-  int64_t begin, end;
-  TapRange(int64_t start, int64_t size, int64_t kernel, int64_t dilation)
-      : begin(start < 0 ? divide_up(-start, dilation) : 0),
-        end(start < size ? smaller(kernel, divide_up(size - start, dilation)) : 0) {}
-};
+// ---- NHWC ----
 
-// Weights and bias in the type of the sums, in the calling thread's workspace: taps[tap][channel_stride].
-template <class T>
-struct DwWeights {
-  const Acc<T>* taps;
-  const Acc<T>* bias;  // or null
-  int64_t channel_stride;
-};
+// Blocks of channels that an item takes at once: as many as keep its input rows in half a first-level cache.
+constexpr int64_t kRowsBytes = 16 * 1024;
 
 template <class T>
-DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
-  const int64_t kernel_w = p.window.kernel_w, count = p.window.kernel_h * kernel_w;
-  const int64_t channel_stride = round_up(p.channels, kLanes<Acc<T>>);
-  Acc<T>* taps = workspace<Acc<T>>(Slot::kDwWeights, count * channel_stride);
-  for (int64_t tap = 0; tap < count; ++tap) {
-    const int64_t offset = tap / kernel_w * p.weight_stride_h + tap % kernel_w * p.weight_stride_w;
-    Acc<T>* row = taps + tap * channel_stride;
-    gather(static_cast<const T*>(p.weight) + offset, p.weight_stride_c, p.channels, row);
-    for (int64_t c = p.channels; c < channel_stride; ++c) row[c] = Acc<T>(0);
-  }
-  return {taps, gather_bias<T>(Slot::kDwBias, p.bias, p.bias_stride, p.channels), channel_stride};
+void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
+  using A = Acc<T>;
+  constexpr int kL = kLanes<A>;
+  const DwWeights<T> weights = pack_depthwise<T>(p);
+  const DwRuns<T, T> runs(p.window);
+  const int64_t blocks = blocks_of<A>(p.channels);
+  const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
+  const int64_t group = larger<int64_t>(1, smaller(blocks, kRowsBytes / block_bytes));
+  const int64_t groups = divide_up(blocks, group);
+  // Bands of rows where images and channels do not make enough items.
+  const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
+  const int64_t band = divide_up(p.out_h, bands);
+  parallel(threads, p.batch * groups * bands, [&](int64_t begin, int64_t end) {
+    int64_t* offsets = workspace<int64_t>(Slot::kOffsets, p.out_w);
+    T* tail = workspace<T>(Slot::kTile, p.out_w * kL);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / (groups * bands), first = item / bands % groups * group, row = item % bands * band;
+      const int64_t last = smaller(first + group, blocks), whole = smaller(last, p.channels / kL);
+      const int64_t rows_end = smaller(row + band, p.out_h);
+      T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
+      for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w;
+      struct Place {
+        T* y;
+        const int64_t* offsets;
+      };
+      if (first < whole) {
+        depthwise_rows(p, runs, weights, n, row, rows_end, first, whole, kL,
+                       [&](int64_t oh) { return Place{image + oh * p.y_stride.h + first * kL, offsets}; });
+      }
+      if (whole < last) {  // channels that do not fill a vector
+        for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * kL;
+        for (int64_t oh = row; oh < rows_end; ++oh) {
+          depthwise_rows(p, runs, weights, n, oh, oh + 1, whole, last, 0,
+                         [&](int64_t) { return Place{tail, offsets}; });
+          T* y = image + oh * p.y_stride.h + whole * kL;
+          for (int64_t ow = 0; ow < p.out_w; ++ow) {
+            for (int64_t c = 0; c < p.channels - whole * kL; ++c) y[ow * p.y_stride.w + c] = tail[ow * kL + c];
+          }
+        }
+      }
+    }
+  });
 }
+
+// ---- NCHW ----
 
 // Sums that are made side by side, each an independent chain of additions of about 4 cycles.
 constexpr int kParallel = 4;
-
-// Output pixels [begin, end) of row oh of image n, all channels, to dst[(ow - begin) * dst_step + channel]. D is T
-// (a tensor's memory) or Acc<T> (a tile of separable_conv2d, which gets the values that a tensor would hold).
-// kK is the kernel's size, or 0 for any.
-template <class T, class D, int kK>
-void depthwise_row_nhwc(const DwConv2dParams& p, const DwWeights<T>& weights, int64_t n, int64_t oh, int64_t begin,
-                        int64_t end, D* dst, int64_t dst_step) {
-  using A = Acc<T>;
-  using V = typename Vec<A>::Type;
-  const Window& window = p.window;
-  const int64_t kernel_w = kK > 0 ? kK : window.kernel_w;
-  const int64_t top = oh * window.stride_h - window.pad_top;
-  const TapRange rows(top, p.in_h, kK > 0 ? kK : window.kernel_h, window.dilation_h);
-  const T* image = static_cast<const T*>(p.x) + n * p.x_stride.n;
-  const int64_t tap_step = window.dilation_w * p.x_stride.w, pixel_step = window.stride_w * p.x_stride.w;
-
-  // Outputs [inner_begin, inner_end) have their whole window inside the row.
-  const int64_t span = (kernel_w - 1) * window.dilation_w, last = p.in_w - 1 - span + window.pad_left;
-  const int64_t inner_begin = smaller(larger(begin, divide_up(window.pad_left, window.stride_w)), end);
-  const int64_t inner_end = larger(inner_begin, smaller(end, last < 0 ? 0 : last / window.stride_w + 1));
-
-  const auto finish = [&](int64_t ow, int64_t c, V sum) {
-    sum = activate<A>(sum, p.activation);
-    if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
-    store_part(dst + (ow - begin) * dst_step + c, sum, p.channels - c);
-  };
-  const auto bias_at = [&](int64_t c) { return weights.bias == nullptr ? V{} : load(weights.bias + c); };
-  const auto row_at = [&](int64_t i, int64_t left) {
-    return image + (top + i * window.dilation_h) * p.x_stride.h + left * p.x_stride.w;
-  };
-  // One output, whose window may leave the row, for `vectors` vectors of channels from c on.
-  const auto one = [&](int64_t ow, int64_t c, auto vectors) {
-    const int64_t left = ow * window.stride_w - window.pad_left;
-    const TapRange columns(left, p.in_w, kernel_w, window.dilation_w);
-    V sums[vectors];
-    for (int v = 0; v < vectors; ++v) sums[v] = bias_at(c + v * kLanes<A>);
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      const T* row = row_at(i, left) + c;
-      for (int64_t j = columns.begin; j < columns.end; ++j) {
-        const A* taps = weights.taps + (i * kernel_w + j) * weights.channel_stride + c;
-        for (int v = 0; v < vectors; ++v) {
-          const T* x = row + j * tap_step + v * kLanes<A>;
-          sums[v] += load(taps + v * kLanes<A>) * (vectors > 1 ? load(x) : load_part(x, p.channels - c));
-        }
-      }
-    }
-    for (int v = 0; v < vectors; ++v) finish(ow, c + v * kLanes<A>, sums[v]);
-  };
-  // kParallel outputs whose windows are inside the row, for one whole vector of channels: they share the weights.
-  const auto inner = [&](int64_t ow, int64_t c) {
-    const int64_t left = ow * window.stride_w - window.pad_left;
-    V sums[kParallel];
-    for (V& sum : sums) sum = bias_at(c);
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      const T* row = row_at(i, left) + c;
-#pragma GCC unroll 7
-      for (int64_t j = 0; j < kernel_w; ++j) {
-        const V weight = load(weights.taps + (i * kernel_w + j) * weights.channel_stride + c);
-#pragma GCC unroll 4
-        for (int u = 0; u < kParallel; ++u) sums[u] += weight * load(row + j * tap_step + u * pixel_step);
-      }
-    }
-    for (int u = 0; u < kParallel; ++u) finish(ow + u, c, sums[u]);
-  };
-
-  const int64_t inner_whole = inner_begin + (inner_end - inner_begin) / kParallel * kParallel;
-  const auto channels = [&](int64_t c, auto vectors) {
-    for (int64_t ow = begin; ow < inner_begin; ++ow) one(ow, c, vectors);
-    for (int64_t v = 0; v < vectors; ++v) {
-      for (int64_t ow = inner_begin; ow < inner_whole; ow += kParallel) inner(ow, c + v * kLanes<A>);
-    }
-    for (int64_t ow = inner_whole; ow < end; ++ow) one(ow, c, vectors);
-  };
-  int64_t c = 0;
-  for (; c + kParallel * kLanes<A> <= p.channels; c += kParallel * kLanes<A>) {
-    channels(c, std::integral_constant<int, kParallel>{});
-  }
-  for (; c < p.channels; c += kLanes<A>) {
-    constexpr std::integral_constant<int, 1> kOne{};
-    if (c + kLanes<A> <= p.channels) {
-      channels(c, kOne);
-    } else {
-      for (int64_t ow = begin; ow < end; ++ow) one(ow, c, kOne);
-    }
-  }
-}
-
-// The same for channels that are not neighbours in memory, one value at a time.
-template <class T, class D>
-void depthwise_row_any(const DwConv2dParams& p, const DwWeights<T>& weights, int64_t n, int64_t oh, int64_t begin,
-                       int64_t end, D* dst, int64_t dst_step) {
-  using A = Acc<T>;
-  const Window& window = p.window;
-  const int64_t top = oh * window.stride_h - window.pad_top;
-  const TapRange rows(top, p.in_h, window.kernel_h, window.dilation_h);
-  for (int64_t ow = begin; ow < end; ++ow) {
-    const int64_t left = ow * window.stride_w - window.pad_left;
-    const TapRange columns(left, p.in_w, window.kernel_w, window.dilation_w);
-    for (int64_t c = 0; c < p.channels; ++c) {
-      const T* plane = static_cast<const T*>(p.x) + n * p.x_stride.n + c * p.x_stride.c;
-      A sum = weights.bias == nullptr ? A(0) : weights.bias[c];
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const T* row = plane + (top + i * window.dilation_h) * p.x_stride.h + left * p.x_stride.w;
-        for (int64_t j = columns.begin; j < columns.end; ++j) {
-          sum += weights.taps[(i * window.kernel_w + j) * weights.channel_stride + c] *
-                 load_one(row + j * window.dilation_w * p.x_stride.w);
-        }
-      }
-      auto value = activate<A>(broadcast(sum), p.activation);
-      if constexpr (!std::is_same_v<T, D>) value = rounded<T>(value);
-      store_one(dst + (ow - begin) * dst_step + c, value[0]);
-    }
-  }
-}
 
 // Input rows of one plane, staged with their padding, so that every tap reads whole vectors without a check.
 //
@@ -181,7 +89,7 @@ struct StagedRow {
 // may load what follows the row, and the zeros of the right padding are written over it. Up to a vector is written
 // behind the staged row, too.
 template <class T>
-void stage_row(const DwConv2dParams& p, const StagedRow& staged, const T* row, int64_t readable, Acc<T>* to) {
+void stage_plane_row(const DwConv2dParams& p, const StagedRow& staged, const T* row, int64_t readable, Acc<T>* to) {
   using A = Acc<T>;
   const int64_t stride = staged.stride, left = p.window.pad_left, copy_w = staged.copy_w;
   const bool dense = p.x_stride.w == 1;
@@ -235,13 +143,13 @@ void depthwise_rows_nchw(const DwConv2dParams& p, const DwWeights<T>& weights, i
     const int64_t ih = first_row + r;
     if (ih >= 0 && ih < p.in_h) {
       // All between this row and the end of the plane's last is the tensor's.
-      stage_row(p, staged, plane + ih * p.x_stride.h, (p.in_h - 1 - ih) * p.x_stride.h + p.in_w, to);
+      stage_plane_row(p, staged, plane + ih * p.x_stride.h, (p.in_h - 1 - ih) * p.x_stride.h + p.in_w, to);
     } else {
       for (int64_t q = 0; q < staged.width; ++q) to[q] = A(0);
     }
   }
 
-  const V bias = broadcast(weights.bias == nullptr ? A(0) : weights.bias[c]);
+  const V bias = broadcast(weights.bias[c]);
   const int64_t tap_row = window.dilation_h * staged.width, out_row = window.stride_h * staged.width;
   const int64_t total = (end - begin) * vectors;
   D* const dst_end = dst + (end - begin) * p.out_w;
@@ -285,28 +193,6 @@ void with_kernel_size(const DwConv2dParams& p, const Body& body) {
   return body(std::integral_constant<int, 0>{});
 }
 
-// Calls body with a function that computes output pixels of a row for all channels: depthwise_row_nhwc for this
-// kernel size, or depthwise_row_any.
-template <class T, class D, class Body>
-void with_depthwise_row(const DwConv2dParams& p, const Body& body) {
-  if (p.x_stride.c != 1) return body(depthwise_row_any<T, D>);
-  with_kernel_size(p, [&](auto size) { body(depthwise_row_nhwc<T, D, decltype(size)::value>); });
-}
-
-template <class T>
-void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
-  const DwWeights<T> weights = pack_depthwise<T>(p);
-  with_depthwise_row<T, T>(p, [&](auto depthwise_row) {
-    parallel(threads, p.batch * p.out_h, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t n = item / p.out_h, oh = item % p.out_h;
-        T* y = static_cast<T*>(p.y) + n * p.y_stride.n + oh * p.y_stride.h;
-        depthwise_row(p, weights, n, oh, 0, p.out_w, y, p.y_stride.w);
-      }
-    });
-  });
-}
-
 template <class T>
 void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   const DwWeights<T> weights = pack_depthwise<T>(p);
@@ -326,18 +212,13 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
 }
 
 constexpr Kernel<DwConv2dParams> kDwConv2d[] = {
-    {"dwconv2d_nhwc", [](const DwConv2dParams& p) { return p.x_stride.c == 1 && p.y_stride.c == 1; },
+    {"dwconv2d_nhwc", [](const DwConv2dParams& p) { return p.y_stride.c == 1; },
      [](const DwConv2dParams& p, const Threads& threads) {
        with_dtype(p.dtype, [&](auto type) { dwconv2d_nhwc<decltype(type)>(p, threads); });
      }},
-    {"dwconv2d_nchw", [](const DwConv2dParams& p) { return p.y_stride.w == 1; },
+    {"dwconv2d_nchw", [](const DwConv2dParams&) { return true; },
      [](const DwConv2dParams& p, const Threads& threads) {
        with_dtype(p.dtype, [&](auto type) { dwconv2d_nchw<decltype(type)>(p, threads); });
-     }},
-    // Channels-last memory whose channels are a strided slice.
-    {"dwconv2d_any", [](const DwConv2dParams&) { return true; },
-     [](const DwConv2dParams& p, const Threads& threads) {
-       with_dtype(p.dtype, [&](auto type) { dwconv2d_nhwc<decltype(type)>(p, threads); });
      }},
 };
 

@@ -1,8 +1,9 @@
-// The matrix product under pwconv2d, separable_conv2d and stem_conv2d.
+// The matrix product under pwconv2d, separable_conv2d, stem_conv2d and chain.
 //
-// C[i][j] = sum_k A[i][k] * B[k][j], where j runs along contiguous memory of the output: output channels in NHWC,
-// pixels in NCHW. A is read element by element through one pointer a row, B in vectors from panels of Tile::kCols
-// columns, [k][kCols], padded with zeros.
+// C[i][j] = bias + sum_k A[i][k] * B[k][j], where j runs along contiguous memory of the output: output channels in
+// NHWC, pixels in NCHW. A lies in tiles of Tile::kRows rows, [tile][k / kLanes][row][k % kLanes], so that every
+// factor of a tile is at a constant distance from one pointer and each row of a block is a cache line. B lies in
+// panels of Tile::kCols columns, [panel][k][column]. Both are padded with zeros to whole blocks of kLanes in k.
 #pragma once
 
 #include "simd.h"
@@ -10,150 +11,339 @@
 namespace mbv1::cpu {
 namespace {
 
-// 12 (16 registers) or 28 (32 registers) accumulators, two vectors of B and one of A.
+constexpr int64_t kCacheLine = 64;
+
+// Accumulators, a row of B and one factor of A fill the registers: 14 x 2 + 2 + 1 of 32, or 6 x 2 + 2 + 1 of 16.
+// The widths of MobileNet's layers are multiples of 14 or 7, and the half tile takes the last 7.
 template <class A>
 struct Tile {
   static constexpr int kRows = kVectorBytes == 64 ? 14 : 6;
+  static constexpr int kHalf = kRows / 2;
   static constexpr int kVectors = 2;
   static constexpr int kCols = kVectors * kLanes<A>;
+  static constexpr int kBlock = kRows * kLanes<A>;  // elements of A from one block of k to the next
   static_assert(kRows * kVectors + kVectors + 1 <= (kVectorBytes == 64 ? 32 : 16), "accumulators must fit registers");
 };
 
-// c[kRows][kCols] = the product of kRows rows of A and one panel of B whose rows are `b_step` apart.
+// Blocks of k, and the elements of A that `rows` rows take.
 template <class A>
-inline __attribute__((noinline)) void multiply_tile(const A* const* a, int64_t a_step, const A* b, int64_t b_step,
-                                                    int64_t depth, A* c) {
-  using V = typename Vec<A>::Type;
-  constexpr int kRows = Tile<A>::kRows, kVectors = Tile<A>::kVectors;
-  V sums[kRows][kVectors] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    V columns[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + k * b_step + v * kLanes<A>);
-#pragma GCC unroll 14
-    for (int r = 0; r < kRows; ++r) {
-      const A factor = a[r][k * a_step];
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sums[r][v] += factor * columns[v];
+constexpr int64_t blocks_of(int64_t depth) {
+  return divide_up(depth, kLanes<A>);
+}
+template <class A>
+constexpr int64_t tile_elements(int64_t rows, int64_t depth) {
+  return divide_up(rows, Tile<A>::kRows) * blocks_of<A>(depth) * Tile<A>::kBlock;
+}
+template <class A>
+constexpr int64_t panel_elements(int64_t depth) {
+  return blocks_of<A>(depth) * kLanes<A> * Tile<A>::kCols;
+}
+
+// Cache lines to fetch into the second-level cache meanwhile: the next panel, which the processor's own prefetchers
+// would only ask for when its first rows are needed.
+struct Prefetch {
+  const char* from;
+  int64_t lines;  // a part
+
+  MBV1_INLINE void part(int64_t index) const {
+    const char* line = from + index * lines * kCacheLine;
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(line + i * kCacheLine, 0, 2);
+  }
+};
+
+// How the left factor's rows are read. Operand is what A and B hold: the type of the sums, or BFloat16 where the
+// processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
+template <class E>
+struct BlockedRows {
+  using Operand = E;
+  const E* a;  // of the tile
+  int64_t blocks;
+  Prefetch prefetch = {};  // a part of it for each block
+
+  template <class Multiply>
+  MBV1_INLINE void for_each(const Multiply& multiply) const {
+    constexpr int kL = kLanes<Acc<E>>, kUnroll = smaller(kL, 4);
+    const E* block = a;
+    for (int64_t i = 0; i < blocks; ++i, block += Tile<Acc<E>>::kBlock) {
+      prefetch.part(i);
+      for (int k = 0; k < kL; k += kUnroll) {
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, std::integral_constant<int64_t, kL>{});
+      }
     }
   }
-#pragma GCC unroll 14
-  for (int r = 0; r < kRows; ++r) {
+};
+
+// Element (row, k) is a[offsets[k] + row * step]: the windows of a convolution, read where they lie.
+template <class E>
+struct IndexedRows {
+  using Operand = E;
+  const E* a;
+  const int64_t* offsets;
+  int64_t depth, step;
+
+  template <class Multiply>
+  MBV1_INLINE void for_each(const Multiply& multiply) const {
+    for (int64_t k = 0; k < depth; ++k) multiply(a + offsets[k], step);
+  }
+};
+
+// Where a tile of C goes: vector v of row r to y[rows[r] + v * vector_step], clamped to [low, high].
+template <class A>
+struct Target {
+  A* y;
+  const int64_t* rows;
+  int64_t vector_step;
+  A low, high;
+};
+
+// kR rows of A times one panel of B, whose rows are `b_step` elements apart; `bias` has a value a column, or a value
+// a row.
+template <int kR, bool kRowBias, class Rows, class A = Acc<typename Rows::Operand>>
+__attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, int64_t b_step,
+                                             const A* bias, const Target<A>& target) {
+  using E = typename Rows::Operand;
+  using V = typename Vec<A>::Type;
+  constexpr int kVectors = Tile<A>::kVectors, kL = kLanes<A>;
+  V sums[kR][kVectors] = {};
+  rows.for_each([&](const E* a, auto step) MBV1_LAMBDA {
+    V columns[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store(c + r * Tile<A>::kCols + v * kLanes<A>, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
+    b += b_step;
+#pragma GCC unroll 14
+    for (int r = 0; r < kR; ++r) {
+      const V factor = broadcast_operand(a + r * step);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
+    }
+  });
+#pragma GCC unroll 14
+  for (int r = 0; r < kR; ++r) {
+    A* y = target.y + target.rows[r];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      V sum = sums[r][v] + (kRowBias ? broadcast(bias[r]) : load(bias + v * kL));
+      sum = sum < target.low ? broadcast(target.low) : sum;  // NaN stays NaN
+      sum = sum > target.high ? broadcast(target.high) : sum;
+      store(y + v * target.vector_step, sum);
+    }
   }
 }
 
-// Where a tile of C goes and what is added to it on the way. Row i of the tile starts at y[i] and at residual[i].
+// ---- What becomes of a tile ----
+
+constexpr bool is_clamp(Activation a) { return a != Activation::kHardswish && a != Activation::kSilu; }
+template <class A>
+constexpr A low_of(Activation a) {
+  return a == Activation::kRelu || a == Activation::kRelu6 ? A(0) : -std::numeric_limits<A>::infinity();
+}
+template <class A>
+constexpr A high_of(Activation a) {
+  return a == Activation::kRelu6 ? A(6) : std::numeric_limits<A>::infinity();
+}
+
+// The output of a product, and what is added to it on the way. Vector v of row r of a tile starts at
+// y[y_row[r] + v * y_vector_step].
 template <class T>
-struct Epilogue {
-  T* y[Tile<Acc<T>>::kRows];
-  const T* residual[Tile<Acc<T>>::kRows];  // unused where has_residual is false
-  bool has_residual;
-  int64_t residual_step;      // elements from one column to the next
-  const Acc<T>* column_bias;  // kCols values, or null
-  const Acc<T>* row_bias;     // kRows values, or null
+struct Output {
+  T* y;
+  const int64_t* y_row;
+  int64_t y_vector_step;
   Activation activation;
+  const T* residual;  // or null; element (r, j) at residual[residual_row[r] + j * residual_step]
+  const int64_t* residual_row;
+  int64_t residual_step;
+
+  Output from_row(int64_t row) const {
+    Output out = *this;
+    out.y_row += row;
+    if (residual != nullptr) out.residual_row += row;
+    return out;
+  }
 };
 
 template <class T>
-void store_tile(const Epilogue<T>& e, const Acc<T>* c, int64_t rows, int64_t cols) {
+void store_tile(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t cols, int64_t first_col) {
   using A = Acc<T>;
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < cols; j += kLanes<A>) {
+    T* y = out.y + out.y_row[r] + first_col / kLanes<A> * out.y_vector_step;
+    for (int64_t j = 0; j < cols; j += kLanes<A>, y += out.y_vector_step) {
       const int64_t count = smaller<int64_t>(cols - j, kLanes<A>);
       typename Vec<A>::Type v = load(c + r * Tile<A>::kCols + j);
-      if (e.column_bias != nullptr) v += load(e.column_bias + j);
-      if (e.row_bias != nullptr) v += e.row_bias[r];
-      if (e.has_residual) {
-        if (e.residual_step == 1) {
-          v += load_part(e.residual[r] + j, count);
+      if (out.residual != nullptr) {
+        const T* residual = out.residual + out.residual_row[r] + (first_col + j) * out.residual_step;
+        if (out.residual_step == 1) {
+          v += load_part(residual, count);
         } else {
-          for (int64_t i = 0; i < count; ++i) v[i] += load_one(e.residual[r] + (j + i) * e.residual_step);
+          for (int64_t i = 0; i < count; ++i) v[i] += load_one(residual + i * out.residual_step);
         }
       }
-      store_part(e.y[r] + j, activate<A>(v, e.activation), count);
+      store_part(y, activate<A>(v, out.activation), count);
     }
   }
 }
 
-// `count` elements `step` apart, converted and contiguous.
-template <class T>
-void gather(const T* from, int64_t step, int64_t count, Acc<T>* to) {
-  constexpr int64_t kStep = kLanes<Acc<T>>;
-  if (step == 1 && count >= kStep) {
-    for (int64_t i = 0; i + kStep <= count; i += kStep) store(to + i, load(from + i));
-    store(to + count - kStep, load(from + count - kStep));  // overlaps, where the last vector is not whole
+// A tile of C by way of a copy of the tile, for all that is not whole vectors of the sums' type.
+template <class T, bool kRowBias, class Rows>
+__attribute__((noinline)) void multiply_part(const Output<T>& out, const Rows& rows, int64_t count,
+                                             const typename Rows::Operand* b, int64_t b_step, const Acc<T>* bias,
+                                             int64_t first_col, int64_t cols) {
+  using A = Acc<T>;
+  constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols;
+  alignas(64) A c[kRows * kCols];
+  int64_t c_rows[kRows];
+  for (int r = 0; r < kRows; ++r) c_rows[r] = r * kCols;
+  const Target<A> target{c, c_rows, kLanes<A>, low_of<A>(Activation::kNone), high_of<A>(Activation::kNone)};
+  if (count <= kHalf) {
+    multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target);
   } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = load_one(from + i * step);
+    multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target);
+  }
+  store_tile(out, c, count, cols, first_col);
+}
+
+// One tile of C: rows [0, count) of it, columns [first_col, first_col + cols).
+template <class T, bool kRowBias, class Rows>
+MBV1_INLINE void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* b,
+                               int64_t b_step, const Acc<T>* bias, int64_t first_col, int64_t cols) {
+  using A = Acc<T>;
+  constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols;
+  if constexpr (std::is_same_v<T, A>) {
+    if (cols == kCols && out.residual == nullptr && is_clamp(out.activation) && (count == kRows || count == kHalf)) {
+      A* y = out.y + first_col / kLanes<A> * out.y_vector_step;
+      const Target<A> target{y, out.y_row, out.y_vector_step, low_of<A>(out.activation), high_of<A>(out.activation)};
+      return count == kRows ? multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target)
+                            : multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target);
+    }
+  }
+  multiply_part<T, kRowBias>(out, rows, count, b, b_step, bias, first_col, cols);
+}
+
+// ---- Packing ----
+
+// `count` elements `step` apart, converted and contiguous.
+template <class T, class D>
+void gather(const T* from, int64_t step, int64_t count, D* to) {
+  constexpr int64_t kStep = kLanes<Acc<T>>;
+  const auto copy = [&](int64_t i) {
+    if constexpr (std::is_same_v<T, D>) {
+      copy_vector(from + i, to + i);
+    } else {
+      store(to + i, load(from + i));
+    }
+  };
+  if (step == 1 && count >= kStep) {
+    for (int64_t i = 0; i + kStep <= count; i += kStep) copy(i);
+    copy(count - kStep);  // overlaps, where the last vector is not whole
+  } else {
+    for (int64_t i = 0; i < count; ++i) {
+      if constexpr (std::is_same_v<T, D>) {
+        to[i] = from[i * step];
+      } else {
+        to[i] = load_one(from + i * step);
+      }
+    }
   }
 }
 
-// bias[0..count) in the type of the sums, padded with zeros to whole tiles of columns; null stays null.
+// bias[0..count) in the type of the sums, padded with zeros to `padded` values; zeros where there is none.
+template <class T>
+void fill_bias(const void* bias, int64_t step, int64_t count, int64_t padded, Acc<T>* to) {
+  if (bias != nullptr) gather(static_cast<const T*>(bias), step, count, to);
+  for (int64_t i = bias == nullptr ? 0 : count; i < padded; ++i) to[i] = Acc<T>(0);
+}
+template <class T>
+int64_t padded_bias(int64_t count) {
+  return round_up(count, Tile<Acc<T>>::kCols) + Tile<Acc<T>>::kRows;
+}
 template <class T>
 const Acc<T>* gather_bias(Slot slot, const void* bias, int64_t step, int64_t count) {
-  if (bias == nullptr) return nullptr;
-  using A = Acc<T>;
-  const int64_t padded = round_up(count, Tile<A>::kCols) + Tile<A>::kRows;
-  A* values = workspace<A>(slot, padded);
-  gather(static_cast<const T*>(bias), step, count, values);
-  for (int64_t i = count; i < padded; ++i) values[i] = A(0);
+  Acc<T>* values = workspace<Acc<T>>(slot, padded_bias<T>(count));
+  fill_bias<T>(bias, step, count, padded_bias<T>(count), values);
   return values;
 }
 
-// One panel: columns [first, first + kCols) of the matrix whose element (k, j) is from[k_offset(k) + j * j_step].
-template <class T, class Offset>
+// One panel of B: columns [first, first + kCols) of the matrix whose element (k, j) is from[k_offset(k) + j *
+// j_step].
+template <class E, class T, class Offset>
 void pack_panel(const T* from, const Offset& k_offset, int64_t j_step, int64_t depth, int64_t cols, int64_t first,
-                Acc<T>* to) {
-  constexpr int kCols = Tile<Acc<T>>::kCols;
-  const int64_t count = smaller<int64_t>(cols - first, kCols);
-  for (int64_t k = 0; k < depth; ++k, to += kCols) {
-    gather(from + k_offset(k) + first * j_step, j_step, count, to);
-    for (int64_t j = count; j < kCols; ++j) to[j] = Acc<T>(0);
+                E* to) {
+  constexpr int kCols = Tile<Acc<T>>::kCols, kPair = kPairOf<E>;
+  const int64_t count = smaller<int64_t>(cols - first, kCols), padded = blocks_of<Acc<T>>(depth) * kLanes<Acc<T>>;
+  for (int64_t k = 0; k < padded; ++k) {
+    if constexpr (kPair == 1) {
+      E* row = to + k * kCols;
+      if (k < depth) gather(from + k_offset(k) + first * j_step, j_step, count, row);
+      for (int64_t j = k < depth ? count : 0; j < kCols; ++j) row[j] = E(0);
+    } else {
+      E* row = to + k / kPair * kCols * kPair + k % kPair;
+      for (int64_t j = 0; j < kCols; ++j) {
+        row[j * kPair] = k < depth && j < count ? from[k_offset(k) + (first + j) * j_step] : E{};
+      }
+    }
   }
 }
 
-// All panels of a weight matrix [depth][cols], packed in parallel into the calling thread's workspace.
-template <class T, class Offset>
-const Acc<T>* pack_weights(const Threads& threads, const void* from, const Offset& k_offset, int64_t j_step,
-                           int64_t depth, int64_t cols) {
-  constexpr int kCols = Tile<Acc<T>>::kCols;
-  const int64_t panels = divide_up(cols, kCols);
-  Acc<T>* packed = workspace<Acc<T>>(Slot::kWeights, panels * depth * kCols);
-  parallel(threads, panels, [&](int64_t begin, int64_t end) {
+// Rows of a panel behind the last k.
+template <class E>
+void zero_rows(E* panel, int64_t depth) {
+  constexpr int kCols = Tile<E>::kCols;
+  for (int64_t i = depth * kCols; i < panel_elements<E>(depth); ++i) panel[i] = E(0);
+}
+
+// All panels of a weight matrix [depth][cols].
+template <class E, class T, class Offset>
+void pack_panels(const Threads& threads, const T* from, const Offset& k_offset, int64_t j_step, int64_t depth,
+                 int64_t cols, E* to) {
+  parallel(threads, divide_up(cols, Tile<Acc<T>>::kCols), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      pack_panel(static_cast<const T*>(from), k_offset, j_step, depth, cols, panel * kCols,
-                 packed + panel * depth * kCols);
+      pack_panel(from, k_offset, j_step, depth, cols, panel * Tile<Acc<T>>::kCols,
+                 to + panel * panel_elements<Acc<T>>(depth));
+    }
+  });
+}
+
+// Packed into the calling thread's workspace.
+template <class E, class T, class Offset>
+const E* pack_weights(const Threads& threads, const T* from, const Offset& k_offset, int64_t j_step, int64_t depth,
+                      int64_t cols) {
+  const int64_t panels = divide_up(cols, Tile<Acc<T>>::kCols);
+  E* packed = workspace<E>(Slot::kWeights, panels * panel_elements<Acc<T>>(depth));
+  pack_panels(threads, from, k_offset, j_step, depth, cols, packed);
+  return packed;
+}
+
+// A row of A: `depth` elements `step` apart, to row `row` of a tile.
+template <class E, class T>
+void pack_row(const T* from, int64_t step, int64_t depth, int64_t row, E* tile) {
+  constexpr int kL = kLanes<Acc<T>>;
+  E* to = tile + row * kL;
+  for (int64_t k = 0; k < depth; k += kL, to += Tile<Acc<T>>::kBlock) {
+    const int64_t count = smaller<int64_t>(kL, depth - k);
+    gather(from + k * step, step, count, to);
+    for (int64_t i = count; i < kL; ++i) to[i] = E{};
+  }
+}
+
+// A weight matrix [rows][depth] as A, for the products whose columns are pixels.
+template <class T>
+const Acc<T>* pack_weight_rows(const Threads& threads, const T* from, int64_t row_stride, int64_t step, int64_t rows,
+                               int64_t depth) {
+  using A = Acc<T>;
+  constexpr int kRows = Tile<A>::kRows;
+  A* packed = workspace<A>(Slot::kWeights, tile_elements<A>(rows, depth));
+  parallel(threads, divide_up(rows, kRows), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * kRows; row < end * kRows; ++row) {
+      // Rows past the end repeat the last one: their products are not stored.
+      pack_row(from + smaller(row, rows - 1) * row_stride, step, depth, row % kRows,
+               packed + row / kRows * blocks_of<A>(depth) * Tile<A>::kBlock);
     }
   });
   return packed;
 }
 
-// A weight matrix [rows][depth] as A: one pointer a row, `step` elements from k to k + 1.
-template <class T>
-struct WeightRows {
-  const Acc<T>* data;
-  int64_t row_stride;
-  int64_t step;
-};
-
-// In place where the type allows it, else converted into the calling thread's workspace.
-template <class T>
-WeightRows<T> weight_rows(const Threads& threads, const void* from, int64_t row_stride, int64_t step, int64_t rows,
-                          int64_t depth) {
-  const T* source = static_cast<const T*>(from);
-  if constexpr (std::is_same_v<T, Acc<T>>) {
-    return {source, row_stride, step};
-  } else {
-    Acc<T>* converted = workspace<Acc<T>>(Slot::kWeights, rows * depth);
-    parallel(threads, rows, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        gather(source + row * row_stride, step, depth, converted + row * depth);
-      }
-    });
-    return {converted, depth, 1};
-  }
-}
+// ---- Products ----
 
 // Pixel `index` of an (N, H, W) grid.
 struct Pixel {
@@ -163,74 +353,91 @@ struct Pixel {
   int64_t offset(const Strides4& s) const { return n * s.n + h * s.h + w * s.w; }
 };
 
-// NHWC: rows are pixels [first, first + rows) of all images, columns all output channels. `a` has kRows pointers,
-// `packed` all weight panels, `column_bias` is padded by gather_bias.
-template <class T>
-void multiply_pixels(const PwConv2dParams& p, const Acc<T>* const* a, int64_t a_step, const Acc<T>* packed,
-                     const Acc<T>* column_bias, int64_t first, int64_t rows, int64_t panel_begin, int64_t panel_end) {
-  using A = Acc<T>;
-  constexpr int kCols = Tile<A>::kCols;
-  alignas(64) A c[Tile<A>::kRows * kCols];
-  int64_t y_offset[Tile<A>::kRows], residual_offset[Tile<A>::kRows];
-  for (int64_t r = 0; r < rows; ++r) {
-    const Pixel pixel(first + r, p.h, p.w);
-    y_offset[r] = pixel.offset(p.y_stride);
-    residual_offset[r] = pixel.offset(p.residual_stride);
-  }
-  Epilogue<T> e{};
-  e.has_residual = p.residual != nullptr;
-  e.residual_step = p.residual_stride.c;
-  e.activation = p.activation;
+// Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A,
+// at most a tile.
+template <class T, class Rows>
+void multiply_panels(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* packed,
+                     int64_t panel_size, const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end) {
+  constexpr int kCols = Tile<Acc<T>>::kCols;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const int64_t j = panel * kCols;
-    multiply_tile(a, a_step, packed + panel * p.in_channels * kCols, kCols, p.in_channels, c);
-    e.column_bias = column_bias == nullptr ? nullptr : column_bias + j;
-    for (int64_t r = 0; r < rows; ++r) {
-      e.y[r] = static_cast<T*>(p.y) + y_offset[r] + j;
-      if (e.has_residual) {
-        e.residual[r] = static_cast<const T*>(p.residual) + residual_offset[r] + j * p.residual_stride.c;
-      }
-    }
-    store_tile(e, c, rows, smaller<int64_t>(p.out_channels - j, kCols));
+    multiply_into<T, false>(out, rows, count, packed + panel * panel_size, kCols * kPairOf<typename Rows::Operand>,
+                            bias + j, j, smaller<int64_t>(cols - j, kCols));
   }
 }
 
-// NCHW: rows are all output channels, columns `cols` consecutive pixels of image n from `first` on, whose B panel
-// has rows `b_step` apart. `row_bias` is padded by gather_bias.
+// The same for the tiles of `count` rows at `a`. A panel stays in the second-level cache while the rows pass by it.
+// `after` is what will be multiplied next, or null.
+template <class T, class E>
+void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* packed, int64_t depth,
+                    const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end,
+                    const E* after = nullptr) {
+  using A = Acc<T>;
+  constexpr int kRows = Tile<A>::kRows;
+  const int64_t blocks = blocks_of<A>(depth), panel_size = panel_elements<A>(depth);
+  const int64_t panel_lines = panel_size * static_cast<int64_t>(sizeof(E)) / kCacheLine;
+  const int64_t lines = divide_up(panel_lines, divide_up(count, kRows) * blocks);
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    const E* next = panel + 1 < panel_end ? packed + (panel + 1) * panel_size : after;
+    for (int64_t row = 0; row < count; row += kRows) {
+      const int64_t tile = row / kRows;
+      const Prefetch prefetch{reinterpret_cast<const char*>(next) + tile * blocks * lines * kCacheLine,
+                              next == nullptr ? 0 : lines};
+      const BlockedRows<E> rows{a + tile * blocks * Tile<A>::kBlock, blocks, prefetch};
+      multiply_panels(out.from_row(row), rows, smaller<int64_t>(count - row, kRows), packed, panel_size, bias, cols,
+                      panel, panel + 1);
+    }
+  }
+}
+
+// NHWC: the pixels [first, first + count) of all images, in the workspace.
 template <class T>
-void multiply_channels(const PwConv2dParams& p, const WeightRows<T>& weights, const Acc<T>* row_bias, const Acc<T>* b,
+Output<T> output_pixels(const PwConv2dParams& p, int64_t first, int64_t count) {
+  int64_t* rows = workspace<int64_t>(Slot::kOffsets, 2 * count);
+  Pixel pixel(first, p.h, p.w);
+  for (int64_t r = 0; r < count; ++r) {
+    rows[r] = pixel.offset(p.y_stride);
+    rows[count + r] = pixel.offset(p.residual_stride);
+    if (++pixel.w == p.w) {
+      pixel.w = 0;
+      if (++pixel.h == p.h) pixel.h = 0, ++pixel.n;
+    }
+  }
+  return {static_cast<T*>(p.y), rows, kLanes<Acc<T>>, p.activation, static_cast<const T*>(p.residual), rows + count,
+          p.residual_stride.c};
+}
+
+// NCHW: rows are all output channels, columns `cols` consecutive pixels of image n from `first` on, whose B panel
+// has rows `b_step` apart, as many as there are in whole blocks.
+template <class T>
+void multiply_channels(const PwConv2dParams& p, const Acc<T>* weights, const Acc<T>* bias, const Acc<T>* b,
                        int64_t b_step, int64_t n, int64_t first, int64_t cols) {
   using A = Acc<T>;
   constexpr int kRows = Tile<A>::kRows;
-  alignas(64) A c[kRows * Tile<A>::kCols];
-  const A* rows[kRows];
-  Epilogue<T> e{};
-  e.has_residual = p.residual != nullptr;
-  e.activation = p.activation;
+  const int64_t blocks = blocks_of<A>(p.in_channels);
   // The columns of the residual are evenly spaced unless a tile crosses the end of a strided row.
   const bool even = p.residual_stride.h == p.w * p.residual_stride.w || p.h == 1;
-  e.residual_step = even ? p.residual_stride.w : 1;
   T gathered[kRows * Tile<A>::kCols];
+  int64_t y_row[kRows], residual_row[kRows];
+  Output<T> out{nullptr, y_row, kLanes<A>, p.activation, nullptr, residual_row, even ? p.residual_stride.w : 1};
+  for (int64_t r = 0; r < kRows; ++r) {
+    y_row[r] = r * p.y_stride.c;
+    residual_row[r] = even ? r * p.residual_stride.c : r * Tile<A>::kCols;
+  }
   for (int64_t o = 0; o < p.out_channels; o += kRows) {
     const int64_t count = smaller<int64_t>(p.out_channels - o, kRows);
-    for (int64_t r = 0; r < kRows; ++r) rows[r] = weights.data + (o + smaller(r, count - 1)) * weights.row_stride;
-    multiply_tile(rows, weights.step, b, b_step, p.in_channels, c);
-    e.row_bias = row_bias == nullptr ? nullptr : row_bias + o;
-    for (int64_t r = 0; r < count; ++r) {
-      e.y[r] = static_cast<T*>(p.y) + n * p.y_stride.n + (o + r) * p.y_stride.c + first;
-      if (!e.has_residual) continue;
-      const T* plane = static_cast<const T*>(p.residual) + n * p.residual_stride.n + (o + r) * p.residual_stride.c;
-      if (even) {
-        e.residual[r] = plane + first * p.residual_stride.w;
-      } else {
-        for (int64_t j = 0; j < cols; ++j) {
-          const Pixel pixel(first + j, p.h, p.w);
-          gathered[r * Tile<A>::kCols + j] = plane[pixel.h * p.residual_stride.h + pixel.w * p.residual_stride.w];
-        }
-        e.residual[r] = gathered + r * Tile<A>::kCols;
+    out.y = static_cast<T*>(p.y) + n * p.y_stride.n + o * p.y_stride.c + first;
+    if (p.residual != nullptr) {
+      const T* planes = static_cast<const T*>(p.residual) + n * p.residual_stride.n + o * p.residual_stride.c;
+      out.residual = even ? planes + first * p.residual_stride.w : gathered;
+      for (int64_t i = 0; !even && i < count * cols; ++i) {
+        const Pixel pixel(first + i % cols, p.h, p.w);
+        gathered[i / cols * Tile<A>::kCols + i % cols] =
+            planes[i / cols * p.residual_stride.c + pixel.h * p.residual_stride.h + pixel.w * p.residual_stride.w];
       }
     }
-    store_tile(e, c, count, cols);
+    const BlockedRows<A> rows{weights + o / kRows * blocks * Tile<A>::kBlock, blocks};
+    multiply_into<T, true>(out, rows, count, b, b_step, bias + o, 0, cols);
   }
 }
 

@@ -1,5 +1,6 @@
 // One instruction set's kernels and tables. Included once by each isa_*.cpp, which sets MBV1_ISA, the size of its
 // vectors and the compiler's target.
+#include "chain.h"
 #include "dwconv2d.h"
 #include "pool_linear.h"
 #include "pwconv2d.h"
@@ -8,14 +9,12 @@
 
 #define MBV1_CONCAT_(a, b) a##b
 #define MBV1_CONCAT(a, b) MBV1_CONCAT_(a, b)
-#define MBV1_STRING_(a) #a
-#define MBV1_STRING(a) MBV1_STRING_(a)
 
 namespace mbv1::cpu {
 
 const Kernels& MBV1_CONCAT(kernels_, MBV1_ISA)() {
-  static const Kernels kernels = {MBV1_STRING(MBV1_ISA), kDwConv2d,   kPwConv2d,
-                                  kSeparableConv2d,      kStemConv2d, kPoolLinear};
+  static const Kernels kernels = {kDwConv2d,   kPwConv2d, kSeparableConv2d, kStemConv2d,
+                                  kPoolLinear, run_chain, packed_bytes,     pack};
   return kernels;
 }
 

@@ -27,25 +27,55 @@ struct Kernel {
 };
 
 struct Kernels {
-  const char* isa;
   KernelTable<Kernel<DwConv2dParams>> dwconv2d;
   KernelTable<Kernel<PwConv2dParams>> pwconv2d;
   KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d;
   KernelTable<Kernel<StemConv2dParams>> stem_conv2d;
   KernelTable<Kernel<PoolLinearParams>> pool_linear;
+
+  // Never called for an empty output.
+  void (*chain)(const ChainParams&, const Threads&);
+  // The weights of a layer of a chain: their size with PackedHeader, and packing into stage.packed, behind it.
+  int64_t (*packed_bytes)(const ChainStage& stage, DType dtype);
+  void (*pack)(const ChainStage& stage, DType dtype, const SeparableConv2dParams& weights, const Threads&);
+};
+
+// What packed weights begin with: for whom they are.
+struct PackedHeader {
+  char magic[8];
+  char isa[16];
+  int64_t dtype, separable, in_channels, out_channels, kernel_h, kernel_w;
 };
 
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();    // x86-64 only: AVX2, FMA, F16C
 const Kernels& kernels_avx512();  // x86-64 only: AVX-512 F, BW, DQ, VL
 
-// What this processor runs, or what MBV1_CPU_ISA (portable, avx2, avx512) forces. Throws std::runtime_error where
-// the variable names a set that is unknown or that the processor lacks.
+// What this processor runs, or what MBV1_CPU_ISA (portable, avx2, avx512, avx512bf16) forces. Throws
+// std::runtime_error where the variable names a set that is unknown or that the processor lacks.
 const Kernels& kernels();
+const char* isa_name();
+
+// Whether the avx512 kernels multiply BFloat16 by AVX512-BF16 instructions: the processor has them, and
+// MBV1_CPU_ISA does not force avx512.
+bool has_bf16_products();
 
 // Scratch memory of the calling thread, 64-byte aligned, valid until the thread's next call with the same slot.
 // It is kept and reused, so that a steady state allocates nothing. Throws std::bad_alloc.
-enum class Slot { kWeights, kBias, kDwWeights, kDwBias, kInput, kTile, kCount };
+enum class Slot {
+  kWeights,
+  kBias,
+  kDwWeights,
+  kDwBias,
+  kInput,
+  kTile,
+  kOffsets,
+  kTileOffsets,
+  kPlan,
+  kMaps,
+  kShared,
+  kCount
+};
 void* workspace_bytes(Slot slot, size_t bytes);
 
 }  // namespace mbv1::cpu

@@ -32,19 +32,26 @@ Acc<T> pool_plane(const PoolLinearParams& p, int64_t n, int64_t c) {
   return total / static_cast<Acc<T>>(p.h * p.w);
 }
 
+// Outputs that share the loads of an image's means; each sum is a chain of additions of its own.
+constexpr int kOutputs = 4;
+
+// sums[i] = sum_k weight[i][k * step] * x[k]
 template <class T>
-Acc<T> dot(const T* weight, int64_t step, const Acc<T>* x, int64_t count) {
+void dot_products(const T* const* weight, int64_t step, const Acc<T>* x, int64_t count, Acc<T>* sums) {
   using V = typename Vec<Acc<T>>::Type;
   constexpr int kParts = kLanes<Acc<T>>;
-  Acc<T> sum = 0;
+  V parts[kOutputs] = {};
   int64_t k = 0;
-  if (step == 1) {
-    V sums = {};
-    for (; k + kParts <= count; k += kParts) sums += load(weight + k) * load(x + k);
-    for (int lane = 0; lane < kParts; ++lane) sum += sums[lane];
+  for (; step == 1 && k + kParts <= count; k += kParts) {
+    const V means = load(x + k);
+    repeat<kOutputs>([&](auto i) MBV1_LAMBDA { parts[i] += load(weight[i] + k) * means; });
   }
-  for (; k < count; ++k) sum += load_one(weight + k * step) * x[k];
-  return sum;
+  for (int i = 0; i < kOutputs; ++i) {
+    Acc<T> sum = 0;
+    for (int lane = 0; lane < kParts; ++lane) sum += parts[i][lane];
+    for (int64_t rest = k; rest < count; ++rest) sum += load_one(weight[i] + rest * step) * x[rest];
+    sums[i] = sum;
+  }
 }
 
 template <class T>
@@ -65,13 +72,21 @@ void pool_linear(const PoolLinearParams& p, const Threads& threads) {
       }
     }
   });
-  parallel(threads, p.batch * p.out_features, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / p.out_features, o = item % p.out_features;
-      const T* weight = static_cast<const T*>(p.weight) + o * p.weight_stride_o;
-      A sum = dot<T>(weight, p.weight_stride_k, means + n * p.channels, p.channels);
-      if (p.bias != nullptr) sum += load_one(static_cast<const T*>(p.bias) + o * p.bias_stride);
-      store_one(static_cast<T*>(p.y) + item, sum);
+  const int64_t groups = divide_up(p.out_features, kOutputs);
+  parallel(threads, groups, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin * p.batch; item < end * p.batch; ++item) {
+      const int64_t n = item % p.batch, o = item / p.batch * kOutputs;
+      const int64_t outputs = smaller<int64_t>(kOutputs, p.out_features - o);
+      const T* rows[kOutputs];
+      for (int64_t i = 0; i < kOutputs; ++i) {
+        rows[i] = static_cast<const T*>(p.weight) + (o + smaller(i, outputs - 1)) * p.weight_stride_o;
+      }
+      A sums[kOutputs];
+      dot_products<T>(rows, p.weight_stride_k, means + n * p.channels, p.channels, sums);
+      for (int64_t i = 0; i < outputs; ++i) {
+        if (p.bias != nullptr) sums[i] += load_one(static_cast<const T*>(p.bias) + (o + i) * p.bias_stride);
+        store_one(static_cast<T*>(p.y) + n * p.out_features + o + i, sums[i]);
+      }
     }
   });
 }

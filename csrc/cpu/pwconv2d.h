@@ -6,44 +6,45 @@
 namespace mbv1::cpu {
 namespace {
 
-// Weight panels that one work item covers: 64 to 128 output channels, so that small images still make many items.
-constexpr int64_t kPanelsPerItem = 4;
+// Rows of the left factor that an item multiplies: a fraction of a second-level cache, as weights pass by it.
+constexpr int64_t kTileBytes = 256 * 1024;
 
 // Where row k of the weights, a matrix [in_channels][out_channels], begins.
 inline auto weight_offset(const PwConv2dParams& p) {
   return [step = p.weight_stride_k](int64_t k) { return k * step; };
 }
 
-template <class T>
+template <class T, class E>
 void pwconv2d_nhwc(const PwConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   constexpr int kRows = Tile<A>::kRows;
-  const A* packed =
-      pack_weights<T>(threads, p.weight, weight_offset(p), p.weight_stride_o, p.in_channels, p.out_channels);
-  const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const T* x = static_cast<const T*>(p.x);
+  const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
+                                    p.in_channels, p.out_channels);
+  const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const int64_t pixels = p.batch * p.h * p.w;
-  const int64_t tiles = divide_up(pixels, kRows);
   const int64_t panels = divide_up(p.out_channels, Tile<A>::kCols);
-  const int64_t blocks = divide_up(panels, kPanelsPerItem);
-  parallel(threads, tiles * blocks, [&](int64_t begin, int64_t end) {
-    const A* rows[kRows];
+  // Every tile is packed once for each item that it is in.
+  const int64_t tiles = divide_up(pixels, kRows);
+  const int64_t blocks = smaller(panels, divide_up(threads.count * kItemsPerThread, tiles));
+  const int64_t panels_per_block = divide_up(panels, blocks);
+  const int64_t tile = tile_elements<A>(kRows, p.in_channels);
+  const int64_t fitting = larger<int64_t>(1, kTileBytes / (tile * static_cast<int64_t>(sizeof(E))));
+  const int64_t group = smaller(fitting, divide_up(tiles * blocks, threads.count * kItemsPerThread));
+  const int64_t groups = divide_up(tiles, group);
+  parallel(threads, groups * blocks, [&](int64_t begin, int64_t end) {
+    E* a = workspace<E>(Slot::kTile, group * tile);
+    int64_t packed_group = -1;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % tiles * kRows;
-      const int64_t count = smaller<int64_t>(pixels - first, kRows);
-      A* converted = std::is_same_v<T, A> ? nullptr : workspace<A>(Slot::kInput, kRows * p.in_channels);
-      for (int64_t r = 0; r < kRows; ++r) {
-        const T* row = x + Pixel(first + smaller(r, count - 1), p.h, p.w).offset(p.x_stride);
-        if constexpr (std::is_same_v<T, A>) {
-          rows[r] = row;
-        } else {
-          rows[r] = converted + r * p.in_channels;
-          gather(row, p.x_stride.c, p.in_channels, converted + r * p.in_channels);
-        }
+      const int64_t first = item / blocks * group * kRows, count = smaller(group * kRows, pixels - first);
+      for (int64_t r = 0; item / blocks != packed_group && r < count; ++r) {
+        pack_row(x + Pixel(first + r, p.h, p.w).offset(p.x_stride), p.x_stride.c, p.in_channels, r % kRows,
+                 a + r / kRows * tile);
       }
-      const int64_t panel = item / tiles * kPanelsPerItem;
-      multiply_pixels<T>(p, rows, std::is_same_v<T, A> ? p.x_stride.c : 1, packed, bias, first, count, panel,
-                         smaller(panel + kPanelsPerItem, panels));
+      packed_group = item / blocks;
+      const int64_t panel = item % blocks * panels_per_block;
+      multiply_tiles(output_pixels<T>(p, first, count), a, count, packed, p.in_channels, bias, p.out_channels, panel,
+                     smaller(panel + panels_per_block, panels));
     }
   });
 }
@@ -52,14 +53,14 @@ template <class T>
 void pwconv2d_nchw(const PwConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   constexpr int kCols = Tile<A>::kCols;
-  const WeightRows<T> weights =
-      weight_rows<T>(threads, p.weight, p.weight_stride_o, p.weight_stride_k, p.out_channels, p.in_channels);
+  const A* weights = pack_weight_rows(threads, static_cast<const T*>(p.weight), p.weight_stride_o, p.weight_stride_k,
+                                      p.out_channels, p.in_channels);
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const int64_t pixels = p.h * p.w;
   const int64_t panels = divide_up(pixels, kCols);
   const bool even = p.x_stride.h == p.w * p.x_stride.w || p.h == 1;
   parallel(threads, p.batch * panels, [&](int64_t begin, int64_t end) {
-    A* b = workspace<A>(Slot::kInput, p.in_channels * kCols);
+    A* b = workspace<A>(Slot::kInput, panel_elements<A>(p.in_channels));
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / panels, first = item % panels * kCols;
       const int64_t cols = smaller<int64_t>(pixels - first, kCols);
@@ -72,6 +73,7 @@ void pwconv2d_nchw(const PwConv2dParams& p, const Threads& threads) {
           const T* column = image + pixel.h * p.x_stride.h + pixel.w * p.x_stride.w;
           for (int64_t k = 0; k < p.in_channels; ++k) b[k * kCols + j] = load_one(column + k * p.x_stride.c);
         }
+        zero_rows(b, p.in_channels);
       }
       multiply_channels<T>(p, weights, bias, b, kCols, n, first, cols);
     }
@@ -81,7 +83,9 @@ void pwconv2d_nchw(const PwConv2dParams& p, const Threads& threads) {
 constexpr Kernel<PwConv2dParams> kPwConv2d[] = {
     {"pwconv2d_nhwc", [](const PwConv2dParams& p) { return p.y_stride.c == 1; },
      [](const PwConv2dParams& p, const Threads& threads) {
-       with_dtype(p.dtype, [&](auto type) { pwconv2d_nhwc<decltype(type)>(p, threads); });
+       with_dtype(p.dtype, [&](auto type) {
+         with_operand(type, [&](auto operand) { pwconv2d_nhwc<decltype(type), decltype(operand)>(p, threads); });
+       });
      }},
     {"pwconv2d_nchw", [](const PwConv2dParams&) { return true; },
      [](const PwConv2dParams& p, const Threads& threads) {

@@ -6,11 +6,13 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "kernels.h"
 
 #define MBV1_INLINE inline __attribute__((always_inline))
+#define MBV1_LAMBDA __attribute__((always_inline))
 
 namespace mbv1::cpu {
 namespace {
@@ -70,8 +72,7 @@ A* workspace(Slot slot, int64_t count) {
 
 template <class A>
 MBV1_INLINE typename Vec<A>::Type broadcast(A value) {
-  typename Vec<A>::Type v = {};
-  return v + value;
+  return value - typename Vec<A>::Type{};  // of a number minus zero, no instruction is left but the broadcast
 }
 
 MBV1_INLINE F32Vec widen(U16Vec bits, const BFloat16*) {
@@ -133,6 +134,14 @@ MBV1_INLINE void store(T* p, typename Vec<Acc<T>>::Type v) {
   }
 }
 
+template <class T>
+MBV1_INLINE void copy_vector(const T* from, T* to) {
+  typedef unsigned char Bytes __attribute__((vector_size(kLanes<Acc<T>> * sizeof(T))));
+  Bytes bytes;
+  __builtin_memcpy(&bytes, from, sizeof bytes);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
+}
+
 // The first `count` elements, the other lanes zero.
 template <class T>
 MBV1_INLINE typename Vec<Acc<T>>::Type load_part(const T* p, int64_t count) {
@@ -148,6 +157,55 @@ MBV1_INLINE void store_part(T* p, typename Vec<Acc<T>>::Type v, int64_t count) {
   T padded[kLanes<Acc<T>>];
   store(padded, v);
   for (int64_t i = 0; i < count; ++i) p[i] = padded[i];
+}
+
+// Keeps a value that several operations use in a register, where the compiler would load it again for each.
+template <class V>
+MBV1_INLINE V in_register(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
+// Elements that one operand of multiply_add takes side by side: pairs of BFloat16.
+template <class E>
+constexpr int kPairOf = sizeof(E) == 2 ? 2 : 1;
+
+// A row of B for multiply_add.
+template <class E>
+MBV1_INLINE typename Vec<Acc<E>>::Type load_operand(const E* p) {
+  typename Vec<Acc<E>>::Type v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// One factor, or pair of them, in every lane.
+template <class E>
+MBV1_INLINE typename Vec<Acc<E>>::Type broadcast_operand(const E* p) {
+  if constexpr (kPairOf<E> == 1) {
+    return broadcast(*p);
+  } else {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return (F32Vec)(pair - I32Vec{});
+  }
+}
+
+template <class E>
+MBV1_INLINE typename Vec<Acc<E>>::Type multiply_add(typename Vec<Acc<E>>::Type sum, typename Vec<Acc<E>>::Type a,
+                                                    typename Vec<Acc<E>>::Type b) {
+  if constexpr (kPairOf<E> == 1) {
+    return sum + a * b;
+  } else {
+#if MBV1_VECTOR_BYTES == 64
+    // AVX512-BF16, which only some of the processors have that run the other kernels of this instruction set.
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#endif
+    return sum;
+  }
 }
 
 // Every second lane of a and then of b.
@@ -244,6 +302,15 @@ MBV1_INLINE typename Vec<A>::Type activate(typename Vec<A>::Type v, Activation a
   return v;
 }
 
+// Calls body with the integral constants 0, 1, … kCount - 1, unrolled.
+template <int kCount, int kFrom = 0, class Body>
+MBV1_INLINE void repeat(const Body& body) {
+  if constexpr (kFrom < kCount) {
+    body(std::integral_constant<int, kFrom>{});
+    repeat<kCount, kFrom + 1>(body);
+  }
+}
+
 // Runs body(begin, end) over [0, items) on the caller's threads.
 template <class Body>
 void parallel(const Threads& threads, int64_t items, const Body& body) {
@@ -251,6 +318,19 @@ void parallel(const Threads& threads, int64_t items, const Body& body) {
       items,
       [](const void* context, int64_t begin, int64_t end) { (*static_cast<const Body*>(context))(begin, end); },
       &body);
+}
+
+// Work items that a thread should get, so that none waits long for the last.
+constexpr int64_t kItemsPerThread = 4;
+
+// Calls body with a value of the type in which a product takes its factors: BFloat16 for itself where the processor
+// multiplies it, else the type of the sums.
+template <class T, class Body>
+void with_operand(T, const Body& body) {
+  if constexpr (kVectorBytes == 64 && std::is_same_v<T, BFloat16>) {
+    if (has_bf16_products()) return body(BFloat16{});
+  }
+  body(Acc<T>{});
 }
 
 // Calls body with a value of the element type: the one place where a run-time dtype becomes a type.

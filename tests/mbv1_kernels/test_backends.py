@@ -13,7 +13,7 @@ import mbv1_kernels
 from mbv1_kernels import backends
 from tests.cases import CASES, DTYPES, LAYOUTS, build
 
-ISAS = ["portable", "avx2", "avx512"]
+ISAS = ["portable", "avx2", "avx512", "avx512bf16"]
 
 
 def _cpu_has(isa: str) -> bool:
@@ -22,6 +22,7 @@ def _cpu_has(isa: str) -> bool:
         "portable": True,
         "avx2": "AVX2" in capability or "AVX512" in capability,
         "avx512": "AVX512" in capability,
+        "avx512bf16": torch.cpu._is_avx512_bf16_supported(),
     }
     return has[isa]
 

@@ -1,0 +1,92 @@
+"""A whole net's layers in one call on the CPU, with weights packed once.
+
+The ops pack their weights in every call, and write every layer's output to memory. A :class:`Chain` keeps the weights
+as the kernels read them, and runs layers whose outputs would fall out of the cache depth first, a band of rows at a
+time. For inference: it has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import _extension  # noqa: F401 - registers the operators
+from .reference import ACTIVATIONS
+
+#: Layers that one chain may have.
+MAX_LAYERS = 64
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a layer's kernel slides: (vertical, horizontal), and padding as [top, bottom, left, right]."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+
+class Chain:
+    """Layers for :meth:`__call__`, packed for this processor and for the dtype of their weights.
+
+    Equivalent to ``stem_conv2d`` and ``separable_conv2d`` one after another. Each layer is ``(dw_weight, dw_bias,
+    weight, bias)``, tensors as :func:`mbv1_kernels.separable_conv2d` takes them, on the CPU, float32, float16,
+    bfloat16 or float64; the first one may have ``dw_weight`` None: a dense convolution, as
+    :func:`mbv1_kernels.stem_conv2d`. Later changes of the tensors are not seen.
+
+    Raises:
+        RuntimeError: for a layer that does not fit; it names the op, the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]],
+        activations: Sequence[tuple[str, str]],
+    ) -> None:
+        if not 1 <= len(layers) <= MAX_LAYERS or len(layers) != len(activations):
+            raise RuntimeError(
+                f"mbv1::chain: layers: expected 1 to {MAX_LAYERS}, each with (dw_activation, activation), "
+                f"got {len(layers)} and {len(activations)} pairs of activations"
+            )
+        for names in activations:
+            for name in names:
+                if name not in ACTIVATIONS:
+                    raise RuntimeError(
+                        f"mbv1::chain: activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}"
+                    )
+        self._packed = [
+            torch.ops.mbv1.chain_pack(*(t.detach() if t is not None else None for t in layer)) for layer in layers
+        ]
+        self._fixed = [
+            ([int(k) for k in (weight if dw is None else dw).shape[2:]], int(weight.shape[0]), pair)
+            for (dw, _, weight, _), pair in zip(layers, activations, strict=True)
+        ]
+
+    def numbers(self, windows: Sequence[Window]) -> list[int]:
+        """The windows as :meth:`__call__` takes them: worth keeping where many inputs have the same."""
+        if len(windows) != len(self._fixed):
+            raise RuntimeError(f"mbv1::chain: windows: expected {len(self._fixed)}, got {len(windows)}")
+        numbers: list[int] = []
+        for (kernel, out, pair), w in zip(self._fixed, windows, strict=True):
+            # ACTIVATIONS has the order of the kernels' enumeration.
+            numbers += [*kernel, *w.stride, *w.padding, *w.dilation, out, *map(ACTIVATIONS.index, pair)]
+        return numbers
+
+    def __call__(self, x: Tensor, numbers: list[int]) -> Tensor:
+        """(N, C, H, W) of any strides, in the weights' dtype, to (N, O, OH, OW) in ``channels_last`` memory."""
+        return torch.ops.mbv1.chain(x, self._packed, numbers)
+
+
+@torch.library.register_fake("mbv1::chain")
+def _fake(x: Tensor, packed: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
+    channels, h, w = x.shape[1:]
+    for i in range(0, len(layers), 13):
+        kernel_h, kernel_w, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, channels, *_ = (
+            layers[i : i + 13]
+        )
+        h = (h + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
+        w = (w + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
+    return x.new_empty((x.shape[0], channels, h, w)).contiguous(memory_format=torch.channels_last)
