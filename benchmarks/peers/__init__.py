@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 
+from ..quiet import quiet
 from ..workload import Workload
-from ._quiet import quiet
 
 DWCONV, MOBILENET = "dwconv", "mobilenet"
 
@@ -30,6 +30,8 @@ class Peer(Protocol):
     ours: bool
     #: The benchmarks that it takes part in.
     benchmarks: frozenset[str]
+    #: Whether torch's allocator sees the activations of a call.
+    allocates_in_torch: bool
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         """Why it takes part only when asked for (``--peers``); None where it always does."""
@@ -49,6 +51,7 @@ class BasePeer:
 
     ours = False
     benchmarks = frozenset({DWCONV, MOBILENET})
+    allocates_in_torch = True
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         return None
@@ -76,6 +79,7 @@ class LibraryPeer(BasePeer, ABC):
 
     #: Modules that it imports, all of them in the extra ``peers``.
     needs: tuple[str, ...] = ()
+    allocates_in_torch = False
     dtypes: frozenset[torch.dtype] = frozenset({torch.float32})
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
