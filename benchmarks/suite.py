@@ -340,13 +340,18 @@ def _print_memory(done: Sequence[Result], screen: Screen) -> None:
 
 
 def _problems(done: Sequence[Result], screen: Screen) -> list[str]:
-    """Prints every contender that did not run; returns what makes the run a failure."""
+    """Prints every contender that did not run, and once for each reason where one could not; returns what makes
+    the run a failure."""
     problems = []
+    printed = set()
     for result in done:
         for outcome in (o for o in result.outcomes if o.status != OK):
             line = f"{outcome.status}: {outcome.name}, {result.case}: {outcome.reason}"
             bad = outcome.status == WRONG or outcome.name == "mbv1" or (outcome.ours and outcome.status == FAILED)
-            screen.print(line, "bold red" if bad else "dim")
+            reason = (outcome.name, outcome.reason)
+            if outcome.status != UNAVAILABLE or reason not in printed:
+                screen.print(line, "bold red" if bad else "dim")
+            printed.add(reason)
             if bad:
                 problems.append(line)
     if problems:

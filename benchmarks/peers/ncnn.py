@@ -33,12 +33,13 @@ class Ncnn(LibraryPeer):
             _convert(workload, Path(folder))
             net.load_param(f"{folder}/net.ncnn.param")
             net.load_model(f"{folder}/net.ncnn.bin")
+        size = workload.reference.shape[1:]  # ncnn drops dimensions of size 1
         images = [ncnn.Mat(image) for image in workload.x_nchw.numpy()]
 
         def one(image: ncnn.Mat) -> Tensor:
             extractor = net.create_extractor()
             extractor.input("in0", image)
-            return torch.from_numpy(np.asarray(extractor.extract("out0")[1]))
+            return torch.from_numpy(np.asarray(extractor.extract("out0")[1])).reshape(size)
 
         def run() -> Tensor:
             outputs = [one(image) for image in images]
