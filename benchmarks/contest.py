@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .memory import peak_allocated
 from .peers import Peer
 from .timing import Budget, Clock, Timing, interleave
 from .workload import Unavailable, Workload
@@ -24,20 +25,28 @@ class Outcome:
     timing: Timing | None = None
     reason: str | None = None
     error: float | None = None
+    memory: int | None = None  # peak bytes of a call, where that was asked for and can be known
 
 
-def contest(workload: Workload, peers: Sequence[Peer], clock: Clock, budget: Budget) -> list[Outcome]:
-    """The outcomes in the order of ``peers``. A contender whose result disagrees with the reference is not
-    timed; whatever a contender raises becomes its reason, so that the others still run."""
+def contest(
+    workload: Workload, peers: Sequence[Peer], clock: Clock, budget: Budget, memory: bool = False
+) -> list[Outcome]:
+    """The outcomes in the order of ``peers``; ``memory`` asks for the peak of each one's allocations, too. A
+    contender whose result disagrees with the reference is not timed; whatever a contender raises becomes its
+    reason, so that the others still run."""
     outcomes: dict[str, Outcome] = {}
     runs: dict[str, Callable[[], object]] = {}
     errors: dict[str, float] = {}
+    peaks: dict[str, int] = {}
     try:
         for peer in peers:
             outcome = _prepare(workload, peer, runs, errors)
             if outcome is not None:
                 outcomes[peer.name] = outcome
         with torch.inference_mode():
+            if memory:
+                counted = [peer.name for peer in peers if peer.name in runs and peer.allocates_in_torch]
+                peaks = {name: peak_allocated(runs[name], workload.device) for name in counted}
             timings = interleave(runs, clock, budget)
     except Exception as failure:  # out of memory with all of them at once, say
         reason = f"while timing all: {_first_line(failure)}"
@@ -49,7 +58,7 @@ def contest(workload: Workload, peers: Sequence[Peer], clock: Clock, budget: Bud
             peer.finish()
     ours = {peer.name: peer.ours for peer in peers}
     for name, timing in timings.items():
-        outcomes[name] = Outcome(name, ours[name], OK, timing, error=errors[name])
+        outcomes[name] = Outcome(name, ours[name], OK, timing, error=errors[name], memory=peaks.get(name))
     return [outcomes[peer.name] for peer in peers]
 
 

@@ -3,13 +3,14 @@
     python -m benchmarks.dwconv [--quick] [--batch N …] [--dtype …] [--layout …] [--filter TEXT] [--json FILE]
 
 Layers come from ``benchmarks/shapes/``. ``roof`` is the share of what the device's measured memory bandwidth
-and multiply-add rate allow; small layers stay in caches and can pass 100%.
+and multiply-add rate allow; small layers stay in caches and can pass 100%. ``peak`` is the share of the
+multiply-add rate alone.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -73,7 +74,7 @@ class DwConv(Workload):
 
 
 def make_cases(
-    setting: options.Setting, roofline: Roofline, filter_text: str, large: bool
+    setting: options.Setting, rooflines: Mapping[int, Roofline], filter_text: str, large: bool
 ) -> tuple[list[Case], list[str]]:
     """The cases to run, and a note for what is left out. One dtype comes after the other, so that a run that
     is out of time has every layer in the first one."""
@@ -86,16 +87,19 @@ def make_cases(
         notes += [f"{shape.name} left out: large; --large runs it" for shape in shapes if shape.large]
         shapes = [shape for shape in shapes if not shape.large]
     cases = [
-        _case(shape, batch, dtype, layout, setting.device, roofline)
+        _case(shape, batch, dtype, layout, threads, setting.device, rooflines[threads])
         for dtype in setting.dtypes
         for shape in shapes
         for batch in ((shape.batch,) if shape.batch else setting.batches)
         for layout in setting.layouts
+        for threads in setting.threads
     ]
     return cases, notes
 
 
-def _case(shape: DwShape, batch: int, dtype: str, layout: str, device: torch.device, roofline: Roofline) -> Case:
+def _case(
+    shape: DwShape, batch: int, dtype: str, layout: str, threads: int, device: torch.device, roofline: Roofline
+) -> Case:
     torch_dtype = DTYPES[dtype]
     size_in = (shape.height, shape.width)
     work = dwconv_work(batch, shape.channels, size_in, shape.output_size, shape.kernel, torch_dtype.itemsize)
@@ -104,8 +108,10 @@ def _case(shape: DwShape, batch: int, dtype: str, layout: str, device: torch.dev
         batch,
         dtype,
         layout,
+        threads,
         work,
         roofline.bound(work),
+        roofline.rate("dw", torch_dtype),
         partial(DwConv, shape, batch, torch_dtype, layout, device),
         {"origin": shape.origin, "channels": shape.channels, "height": shape.height, "width": shape.width}
         | {"kernel": shape.kernel, "stride": shape.stride, "dilation": shape.dilation},
@@ -119,11 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--large", action="store_true", help="large layers too; on a GPU they always run")
     given = parser.parse_args(arguments)
     setting = options.resolve(given, DWCONV, _DEFAULTS)
-    roofline = measure(setting.device, [DTYPES[d] for d in setting.dtypes], 0.2 if setting.quick else 0.6)
-    cases, notes = make_cases(setting, roofline, given.filter, given.large or setting.device.type == "cuda")
+    dtypes = [DTYPES[d] for d in setting.dtypes]
+    rooflines = measure(setting.device, dtypes, setting.threads, 0.2 if setting.quick else 0.6)
+    cases, notes = make_cases(setting, rooflines, given.filter, given.large or setting.device.type == "cuda")
     if not cases:
         parser.error(f"--filter: expected part of a layer's name, got {given.filter!r}")
-    return suite.run(DWCONV, setting, cases, roofline, Screen(), notes)
+    return suite.run(DWCONV, setting, cases, rooflines, Screen(), notes)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Variables that change what is measured, by prefix.
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "CUDA_", "TORCH", "TRITON_", "ONEDNN_", "MBV1_", "LD_PRELOAD")
 
+#: The extra "peers": what the other libraries are called as packages.
+_PEERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx", "MNN", "ai-edge-litert")
+
 _CACHE_SIZES = "/sys/devices/system/cpu/cpu0/cache"
 
 
@@ -53,7 +56,7 @@ def environment(device: torch.device) -> dict[str, object]:
         "device_type": device.type,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "peers": {name: version for name in _PEERS if (version := _version(name))},
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

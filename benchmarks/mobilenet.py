@@ -1,30 +1,32 @@
 """The whole of MobileNetV1, fused, against the same net in every peer.
 
-    python -m benchmarks.mobilenet [--quick] [--batch N …] [--dtype …] [--layout …] [--width-mult A]
-    [--resolution R]
+    python -m benchmarks.mobilenet [--quick] [--batch N …] [--dtype …] [--layout …] [--threads N …] [--peers all]
+    [--per-layer] [--width-mult A] [--resolution R]
 
 ``roof`` is the share of what the device's measured limits allow a net of one kernel a layer (each activation
-goes through memory once between two layers); fused blocks and caches can pass 100%.
+goes through memory once between two layers); fused blocks and caches can pass 100%. ``peak`` is the share of the
+measured multiply-add rate alone. ``--per-layer`` measures every distinct layer and block of the net by itself.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from mbv1 import MobileNetV1
 
-from . import options, suite
+from . import options, per_layer, suite
 from .peers import MOBILENET
 from .report import Screen
 from .roofline import Roofline, measure
 from .suite import Case
-from .work import Layer, Work, layers_of
+from .work import layers_of, total
 from .workload import DTYPES, Workload, checked, randomize_batch_norm
 
 _DEFAULTS = options.Defaults(cpu_batches=(1, 8), cuda_batches=(1, 128), cpu_dtypes=("fp32",))
@@ -57,39 +59,36 @@ def make_net(width_mult: float, resolution: int) -> MobileNetV1:
     return net.eval()
 
 
-def make_cases(setting: options.Setting, roofline: Roofline, width_mult: float, resolution: int) -> list[Case]:
-    """One case for each batch, dtype and layout."""
-    net = make_net(width_mult, resolution)
+def make_cases(
+    setting: options.Setting, rooflines: Mapping[int, Roofline], net: MobileNetV1, resolution: int
+) -> list[Case]:
+    """One case for each batch, dtype, layout and number of threads."""
     cases = []
     for batch in setting.batches:
         shape = (batch, 3, resolution, resolution)
         layers = layers_of(net, shape)
-        for name in setting.dtypes:
-            dtype = DTYPES[name]
-            facts: dict[str, object] = {
-                "width_mult": width_mult,
-                "resolution": resolution,
-                "blocks_bound_us": roofline.blocks_bound(layers, dtype) * 1e6,
-            }
-            for layout in setting.layouts:
-                cases.append(
-                    Case(
-                        f"MobileNetV1 {width_mult:g}-{resolution}",
-                        batch,
-                        name,
-                        layout,
-                        _total(layers, dtype.itemsize),
-                        roofline.layers_bound(layers, dtype),
-                        partial(Net, net, shape, dtype, layout, setting.device),
-                        facts,
-                    )
+        for dtype, layout, threads in product(setting.dtypes, setting.layouts, setting.threads):
+            roofline, torch_dtype = rooflines[threads], DTYPES[dtype]
+            cases.append(
+                Case(
+                    f"MobileNetV1 {net.width_mult:g}-{resolution}",
+                    batch,
+                    dtype,
+                    layout,
+                    threads,
+                    total(layers, torch_dtype.itemsize),
+                    roofline.layers_bound(layers, torch_dtype),
+                    roofline.rate("pw", torch_dtype),
+                    partial(Net, net, shape, torch_dtype, layout, setting.device),
+                    {
+                        "width_mult": net.width_mult,
+                        "resolution": resolution,
+                        "blocks_bound_us": roofline.blocks_bound(layers, torch_dtype) * 1e6,
+                    },
+                    memory=True,
                 )
+            )
     return cases
-
-
-def _total(layers: Sequence[Layer], itemsize: int) -> Work:
-    works = [layer.work(itemsize) for layer in layers]
-    return Work(sum(work.bytes for work in works), sum(work.flops for work in works))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,13 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = options.parser(__doc__.splitlines()[0], _DEFAULTS)
     parser.add_argument("--width-mult", type=float, default=1.0, metavar="A", help="default: 1.0")
     parser.add_argument("--resolution", type=int, default=224, metavar="R", help="default: 224")
+    parser.add_argument("--per-layer", action="store_true", help="each distinct layer and block by itself")
     given = parser.parse_args(arguments)
-    if given.quick and given.batch is None:
+    if given.batch is None and (given.quick or given.per_layer):
         given.batch = [1]
     setting = options.resolve(given, MOBILENET, _DEFAULTS)
-    roofline = measure(setting.device, [DTYPES[d] for d in setting.dtypes], 0.2 if setting.quick else 0.6)
-    cases = make_cases(setting, roofline, given.width_mult, given.resolution)
-    return suite.run(MOBILENET, setting, cases, roofline, Screen(), [])
+    dtypes = [DTYPES[d] for d in setting.dtypes]
+    rooflines = measure(setting.device, dtypes, setting.threads, 0.2 if setting.quick else 0.6)
+    net = make_net(given.width_mult, given.resolution)
+    make = per_layer.make_cases if given.per_layer else make_cases
+    return suite.run(MOBILENET, setting, make(setting, rooflines, net, given.resolution), rooflines, Screen(), [])
 
 
 if __name__ == "__main__":

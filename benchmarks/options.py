@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,13 +39,15 @@ def parser(description: str, defaults: Defaults) -> argparse.ArgumentParser:
     batches = f"batch sizes; default: {_words(defaults.cpu_batches)}, on a GPU {_words(defaults.cuda_batches)}"
     add("--batch", type=_positive, nargs="+", metavar="N", help=batches)
     dtypes = f"default: {_words(defaults.cpu_dtypes)}, on a GPU {_words(defaults.cuda_dtypes)}"
-    add("--dtype", nargs="+", choices=DTYPES, help=dtypes)
+    add("--dtype", type=_dtype, nargs="+", choices=DTYPES, help=dtypes)
     add("--layout", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="default: both")
-    add("--threads", type=_positive, metavar="N", help="CPU threads for every contender; default: all cores")
+    threads = "CPU threads for every contender, one number after the other; default: all cores"
+    add("--threads", type=_positive, nargs="+", metavar="N", help=threads)
     add("--device", help="a torch device; default: the GPU, else the CPU")
     add("--peers", nargs="+", metavar="NAME", help="only these contenders besides mbv1, or: all")
-    seconds = f"start no case later; default on CPUs: {_CPU_SECONDS:g}, quick: {_QUICK_SECONDS:g}"
+    seconds = f"start no case later; default on CPUs without --peers: {_CPU_SECONDS:g}, quick: {_QUICK_SECONDS:g}"
     add("--seconds", type=float, metavar="S", help=seconds)
+    add("--rounds", type=_positive, metavar="N", help="rounds of measuring; default: as many as fit some time")
     add("--quick", action="store_true", help="fewer cases, contenders and rounds")
     add("--json", type=Path, metavar="FILE", help="write the results there, row by row")
     return made
@@ -59,6 +61,7 @@ class Setting:
     dtypes: tuple[str, ...]
     layouts: tuple[str, ...]
     batches: tuple[int, ...]
+    threads: tuple[int, ...]
     budget: Budget
     seconds: float
     quick: bool
@@ -68,22 +71,24 @@ class Setting:
 
 
 def resolve(given: argparse.Namespace, benchmark: str, defaults: Defaults) -> Setting:
-    """Resolves the options and sets torch's threads. A contender that runs on none of the asked dtypes and
-    layouts is left out, with its reason."""
-    torch.set_num_threads(given.threads or default_threads())
+    """Resolves the options. A contender that runs on none of the asked dtypes and layouts is left out, with its
+    reason."""
     device = pick_device(given.device)
     cuda = device.type == "cuda"
     dtypes = tuple(given.dtype or (defaults.cuda_dtypes if cuda else defaults.cpu_dtypes))
     known = find_peers(benchmark)
     _check_names(given.peers or (), {peer.name for peer in known})
     reasons = {peer.name: _why_left_out(peer, given, device, dtypes) for peer in known}
+    budget = _QUICK if given.quick else _CUDA if cuda else _CPU
+    unlimited = cuda or given.peers is not None
     return Setting(
         device=device,
         dtypes=dtypes,
         layouts=tuple(given.layout),
         batches=tuple(given.batch or (defaults.cuda_batches if cuda else defaults.cpu_batches)),
-        budget=_QUICK if given.quick else _CUDA if cuda else _CPU,
-        seconds=given.seconds or (math.inf if cuda else _QUICK_SECONDS if given.quick else _CPU_SECONDS),
+        threads=tuple(given.threads or (default_threads(),)),
+        budget=replace(budget, min_rounds=given.rounds, max_rounds=given.rounds) if given.rounds else budget,
+        seconds=given.seconds or (math.inf if unlimited else _QUICK_SECONDS if given.quick else _CPU_SECONDS),
         quick=given.quick,
         json=given.json,
         peers=tuple(peer for peer in known if reasons[peer.name] is None),
@@ -110,6 +115,11 @@ def _why_left_out(peer: Peer, given: argparse.Namespace, device: torch.device, d
 
 def _words(items: Sequence[object]) -> str:
     return ", ".join(map(str, items))
+
+
+def _dtype(text: str) -> str:
+    """A key of ``DTYPES``, of which torch's own names are aliases."""
+    return {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}.get(text, text)
 
 
 def _positive(text: str) -> int:

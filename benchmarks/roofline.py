@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from .environment import allows_tf32, last_level_cache
+from .fma_peak import fma_peak
 from .work import Layer, Work
 
 # Enough tries that one of them runs undisturbed on a machine with other load.
@@ -22,8 +23,8 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class Roofline:
-    """Measured limits. ``fma`` is the rate outside matrix units, which is all that a depthwise convolution
-    can use; ``gemm`` has the rate of matrix products per dtype."""
+    """Measured limits. ``fma`` is the float32 rate outside matrix units, which is all that a depthwise
+    convolution can use; ``gemm`` has the rate per dtype that is open to matrix products."""
 
     bandwidth: float
     fma: float
@@ -72,15 +73,32 @@ class Roofline:
         return f"{self.bandwidth / 1e9:,.1f} GB/s, {self.fma / 1e9:,.0f} GFLOP/s (GEMM: {gemm}){cache}"
 
 
-def measure(device: torch.device, dtypes: Sequence[torch.dtype], seconds: float = 0.3) -> Roofline:
-    """Measures ``device`` with torch's current number of threads, spending some ``seconds`` on each limit."""
-    fma = _gemm_rate(device, torch.float32, False, seconds)
+def measure(
+    device: torch.device, dtypes: Sequence[torch.dtype], threads: Sequence[int], seconds: float = 0.3
+) -> dict[int, Roofline]:
+    """Measures ``device`` with each number of torch's threads, spending some ``seconds`` on each limit."""
+    found = {}
+    for count in threads:
+        torch.set_num_threads(count)
+        found[count] = _measure(device, dtypes, seconds)
+    return found
+
+
+def _measure(device: torch.device, dtypes: Sequence[torch.dtype], seconds: float) -> Roofline:
     tf32 = allows_tf32(device)
-    gemm = {
-        dtype: fma if dtype == torch.float32 and not tf32 else _gemm_rate(device, dtype, tf32, seconds)
-        for dtype in dtypes
-    }
+    fma = _vector_rate(device, torch.float32, seconds) or _gemm_rate(device, torch.float32, False, seconds)
+    gemm = {}
+    for dtype in dtypes:
+        if dtype == torch.float32 and not tf32:
+            gemm[dtype] = fma
+        else:
+            gemm[dtype] = max(_gemm_rate(device, dtype, tf32, seconds), _vector_rate(device, dtype, seconds))
     return Roofline(_bandwidth(device, seconds), fma, gemm, last_level_cache(device))
+
+
+def _vector_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """Of a CPU's vector units, which no matrix product reaches; 0 where it can't be measured."""
+    return fma_peak(dtype, torch.get_num_threads(), seconds) or 0.0 if device.type == "cpu" else 0.0
 
 
 def _bandwidth(device: torch.device, seconds: float) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from .contest import FAILED, OK, UNAVAILABLE, WRONG, Outcome, contest
 from .environment import environment, load_average
@@ -17,25 +19,31 @@ from .timing import NOISY, Clock, Timing, clock_for, geometric_mean
 from .work import Work
 from .workload import Workload
 
-_ROW_ENVIRONMENT = ("device", "torch", "torch_cuda", "triton", "mbv1_kernels", "commit", "threads", "time")
+#: How many cases are named as the slowest.
+_SLOWEST = 3
+
+_ROW_ENVIRONMENT = ("device", "torch", "torch_cuda", "triton", "mbv1_kernels", "commit", "time")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table. ``bound`` is the roofline's least time for it in seconds; ``facts`` go into
-    JSON."""
+    """One line of the table. ``bound`` is the roofline's least time for it in seconds, ``peak`` the multiply-add
+    rate open to it in FLOP/s; ``facts`` go into JSON."""
 
     name: str
     batch: int
     dtype: str
     layout: str
+    threads: int
     work: Work
     bound: float
+    peak: float
     make: Callable[[], Workload]
     facts: dict[str, object] = field(default_factory=dict)
+    memory: bool = False  # whether the peak of each contender's allocations is worth measuring
 
     def __str__(self) -> str:
-        return f"{self.name} N{self.batch} {self.dtype} {self.layout}"
+        return f"{self.name} N{self.batch} {self.dtype} {self.layout} T{self.threads}"
 
     def metrics(self, seconds: float) -> dict[str, float]:
         return {
@@ -43,6 +51,7 @@ class Case:
             "gb_per_s": self.work.bytes / seconds / 1e9,
             "gflop_per_s": self.work.flops / seconds / 1e9,
             "roofline_percent": 100 * self.bound / seconds,
+            "peak_percent": 100 * self.work.flops / seconds / self.peak,
         }
 
 
@@ -104,7 +113,7 @@ def compare(results: Sequence[Result], names: Sequence[str]) -> list[Comparison]
         if best is not None:
             medians = best[1].median, ours.median
             ratios["the best peer of each case"].append(medians[0] / medians[1])
-            layouts.setdefault((case.name, case.batch, case.dtype), []).append(medians)
+            layouts.setdefault((case.name, case.batch, case.dtype, case.threads), []).append(medians)
     ratios["the best peer, free choice of layout"] = [
         min(theirs for theirs, _ in pair) / min(ours for _, ours in pair)
         for pair in layouts.values()
@@ -117,12 +126,12 @@ def run(
     benchmark: str,
     setting: Setting,
     cases: Sequence[Case],
-    roofline: Roofline,
+    rooflines: Mapping[int, Roofline],
     screen: Screen,
     notes: Sequence[str],
 ) -> int:
-    """Runs ``cases``; the exit code: 0 where mbv1 ran every case and no contender disagreed with the
-    reference."""
+    """Runs ``cases``, with the roofline for each number of threads; the exit code: 0 where mbv1 ran every case
+    and no contender disagreed with the reference."""
     clock = clock_for(setting.device)
     found = environment(setting.device)
     results = Results(
@@ -130,13 +139,13 @@ def run(
         {
             "benchmark": benchmark,
             "environment": found,
-            "roofline": roofline.as_dict(),
+            "rooflines": {threads: roofline.as_dict() for threads, roofline in rooflines.items()},
             "method": {"clock": clock.description, "budget": vars(setting.budget), "quick": setting.quick},
             "left_out": {**setting.left_out, "notes": list(notes)},
         },
     )
     results.write()
-    _print_head(benchmark, setting, found, roofline, clock.description, notes, screen)
+    _print_head(benchmark, setting, found, rooflines, clock.description, notes, screen)
     names = [peer.name for peer in setting.peers if peer.name != "mbv1"]
     table = _table(benchmark, names, max((len(case.name) for case in cases), default=4))
     screen.print(table.header, "bold")
@@ -147,6 +156,7 @@ def run(
             if time.monotonic() > deadline:
                 break
             show(len(done), str(case))
+            torch.set_num_threads(case.threads)
             result = Result(case, _outcomes(case, setting, clock))
             done.append(result)
             results.add(_json_rows(benchmark, result, found))
@@ -161,26 +171,27 @@ def _outcomes(case: Case, setting: Setting, clock: Clock) -> tuple[Outcome, ...]
     except RuntimeError as error:  # out of memory, or a device that an earlier kernel broke
         reason = f"no inputs: {type(error).__name__}: {error}".splitlines()[0]
         return tuple(Outcome(peer.name, peer.ours, FAILED, reason=reason) for peer in setting.peers)
-    return tuple(contest(workload, setting.peers, clock, setting.budget))
+    return tuple(contest(workload, setting.peers, clock, setting.budget, case.memory))
 
 
 def _print_head(
     benchmark: str,
     setting: Setting,
     found: dict[str, object],
-    roofline: Roofline,
+    rooflines: Mapping[int, Roofline],
     clock: str,
     notes: Sequence[str],
     screen: Screen,
 ) -> None:
     screen.print(f"{benchmark} on {setting.device.type.upper()}: {found['device']}", "bold")
     screen.print(
-        f"torch {found['torch']}, mbv1_kernels {found['mbv1_kernels']}, {found['threads']} threads, "
+        f"torch {found['torch']}, mbv1_kernels {found['mbv1_kernels']}, "
         f"load average {found['load_average']}, commit {found['commit'] or 'unknown'}"
     )
     if setting.device.type == "cpu" and (load_average() or 0) > (os.cpu_count() or 1) / 2:
         screen.print("this machine is busy with something else: the times below say little", "yellow")
-    screen.print(f"roofline, measured now: {roofline}")
+    for threads, roofline in rooflines.items():
+        screen.print(f"roofline with {threads} threads, measured now: {roofline}")
     screen.print(f"times: {clock}; median, p20-p80 of interleaved rounds, after a check of every result")
     for peer in setting.peers:
         screen.print(f"  {peer.name:<14}{peer.title}")
@@ -199,12 +210,14 @@ def _table(benchmark: str, names: Sequence[str], widest: int) -> Table:
             Column("N", 3),
             Column("dtype", 5, left=True),
             Column("layout", 6, left=True),
+            Column("T", 2),
             Column("mbv1 us", 9),
             Column("p20-p80", 15),
             *metrics,
             Column("GB/s", 6),
             Column("GFLOP/s", 8),
             Column("roof", 5),
+            Column("peak", 5),
             *(Column(name, max(len(name), 8)) for name in names),
             Column("x best peer", 19, left=True),
         )
@@ -215,7 +228,7 @@ def _cells(benchmark: str, result: Result, names: Sequence[str]) -> list[str]:
     case, best = result.case, result.best_peer
     outcomes = {outcome.name: outcome for outcome in result.outcomes}
     ours = outcomes["mbv1"].timing
-    cells = [case.name, str(case.batch), case.dtype, case.layout, _time(outcomes["mbv1"])]
+    cells = [case.name, str(case.batch), case.dtype, case.layout, str(case.threads), _time(outcomes["mbv1"])]
     if ours:
         metrics = case.metrics(ours.median)
         cells.append(f"{number(ours.p20 * 1e6)}-{number(ours.p80 * 1e6)}")
@@ -224,9 +237,10 @@ def _cells(benchmark: str, result: Result, names: Sequence[str]) -> list[str]:
             number(metrics["gb_per_s"]),
             number(metrics["gflop_per_s"]),
             f"{metrics['roofline_percent']:.0f}%",
+            f"{metrics['peak_percent']:.0f}%",
         ]
     else:
-        cells += [""] * (5 if benchmark == "mobilenet" else 4)
+        cells += [""] * (6 if benchmark == "mobilenet" else 5)
     cells += [_time(outcomes[name]) for name in names]
     cells.append(f"{best[1].median / ours.median:.2f} {best[0]}" if best and ours else "")
     return cells
@@ -255,6 +269,7 @@ def _json_rows(benchmark: str, result: Result, found: dict[str, object]) -> list
             "ours": outcome.ours,
             "status": outcome.status,
             "reason": outcome.reason,
+            "peak_bytes": outcome.memory,
             "error": outcome.error if outcome.error is not None and math.isfinite(outcome.error) else None,
         }
         if outcome.timing:
@@ -262,7 +277,7 @@ def _json_rows(benchmark: str, result: Result, found: dict[str, object]) -> list
             row.update(median_us=timing.median * 1e6, p20_us=timing.p20 * 1e6, p80_us=timing.p80 * 1e6)
             row.update(rounds=timing.rounds, preemptions_per_s=timing.preemptions, noisy=timing.noisy)
             row.update(case.metrics(timing.median))
-        rows.append({**row, **{key: found[key] for key in _ROW_ENVIRONMENT}})
+        rows.append({**row, **{key: found[key] for key in _ROW_ENVIRONMENT}, "threads": case.threads})
     return rows
 
 
@@ -290,19 +305,53 @@ def _finish(
         )
     if percents:
         screen.print(f"  {'of the roofline':<38}{geometric_mean(percents):6.1f}%")
+    _print_slowest(done, screen)
+    _print_memory(done, screen)
     problems = _problems(done, screen)
     results.finish(comparisons=[vars(c) for c in comparisons], problems=problems, skipped=list(skipped))
     return 1 if problems else 0
 
 
+def _print_slowest(done: Sequence[Result], screen: Screen) -> None:
+    """The cases where most is left to gain, against the roofline and against the best peer."""
+    timed = [(result, timing, result.best_peer) for result in done if (timing := result.timing("mbv1"))]
+    if len(timed) <= _SLOWEST:
+        return
+    shares = sorted((r.case.metrics(t.median)["roofline_percent"], str(r.case)) for r, t, _ in timed)
+    ratios = sorted((best[1].median / t.median, f"{r.case} ({best[0]})") for r, t, best in timed if best)
+    screen.print("\nmost left to gain", "bold")
+    screen.print("  of the roofline: " + ", ".join(f"{case} {share:.0f}%" for share, case in shares[:_SLOWEST]))
+    screen.print("  against the best peer: " + ", ".join(f"{case} {x:.2f}x" for x, case in ratios[:_SLOWEST]))
+
+
+def _print_memory(done: Sequence[Result], screen: Screen) -> None:
+    """The peak of what a call allocates, in MB, and how many times mbv1's that is."""
+    lines = []
+    for result in done:
+        peaks = {o.name: o.memory for o in result.outcomes if o.memory is not None}
+        ours = peaks.get("mbv1")
+        if ours:
+            cells = (f"{name} {peak / 1e6:.1f} ({peak / ours:.2f}x)" for name, peak in peaks.items())
+            lines.append(f"  {result.case}: {', '.join(cells)}")
+    if lines:
+        screen.print("\npeak of what a call allocates through torch (its activations), MB", "bold")
+    for line in lines:
+        screen.print(line)
+
+
 def _problems(done: Sequence[Result], screen: Screen) -> list[str]:
-    """Prints every contender that did not run; returns what makes the run a failure."""
+    """Prints every contender that did not run, and once for each reason where one could not; returns what makes
+    the run a failure."""
     problems = []
+    printed = set()
     for result in done:
         for outcome in (o for o in result.outcomes if o.status != OK):
             line = f"{outcome.status}: {outcome.name}, {result.case}: {outcome.reason}"
             bad = outcome.status == WRONG or outcome.name == "mbv1" or (outcome.ours and outcome.status == FAILED)
-            screen.print(line, "bold red" if bad else "dim")
+            reason = (outcome.name, outcome.reason)
+            if outcome.status != UNAVAILABLE or reason not in printed:
+                screen.print(line, "bold red" if bad else "dim")
+            printed.add(reason)
             if bad:
                 problems.append(line)
     if problems:

@@ -19,6 +19,10 @@ if sys.platform != "win32":
 _SAMPLE_SECONDS = 1e-3
 _WARM_UP_SECONDS = 0.02
 
+# Threads that wait for work spin for a while before they sleep: OpenMP's for some milliseconds. Until then they would
+# take the cores from whoever is timed next.
+_LONGEST_SPIN_SECONDS = 0.2
+
 #: Where p80 is this many times p20, a timing counts as noisy.
 NOISY = 1.5
 
@@ -75,15 +79,21 @@ class Budget:
 
 
 class CpuClock:
-    """Wall-clock time of back-to-back calls, with warm caches."""
+    """Wall-clock time of back-to-back calls after an untimed one, with warm caches, while the threads of all other
+    contenders sleep."""
 
-    description = "wall clock, back-to-back calls, caches warm (small layers stay in cache)"
+    description = (
+        "wall clock, back-to-back calls after an untimed one (caches warm), other contenders' threads asleep"
+    )
 
     def calls(self, seconds: float) -> int:
         """How many calls make a sample, where one takes ``seconds``."""
         return max(1, math.ceil(_SAMPLE_SECONDS / max(seconds, 1e-9)))
 
     def sample(self, run: Callable[[], object], calls: int) -> float:
+        if torch.get_num_threads() > 1:
+            wait_for_spinning_threads()
+        run()
         start = time.perf_counter()
         for _ in range(calls):
             run()
@@ -92,6 +102,16 @@ class CpuClock:
     def disturbances(self) -> int:
         """How often so far another process took a core away from one of this process's threads."""
         return 0 if sys.platform == "win32" else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def wait_for_spinning_threads() -> None:
+    """Returns when this process has used next to no processor time for a millisecond, or after a while."""
+    deadline = time.perf_counter() + _LONGEST_SPIN_SECONDS
+    while time.perf_counter() < deadline:
+        wall, used = time.perf_counter(), time.process_time()
+        time.sleep(1e-3)
+        if time.process_time() - used < 0.1 * (time.perf_counter() - wall):
+            return
 
 
 class CudaClock:
@@ -163,5 +183,7 @@ def interleave(contenders: Mapping[str, Callable[[], object]], clock: Clock, bud
         if collecting:
             gc.enable()
     return {
-        name: Timing.of(values, disturbed[name] / (sum(values) * calls[name])) for name, values in samples.items()
+        # The untimed call of a sample can be disturbed, too.
+        name: Timing.of(values, disturbed[name] / (sum(values) * (calls[name] + 1)))
+        for name, values in samples.items()
     }

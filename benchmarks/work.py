@@ -41,6 +41,12 @@ class Layer:
         return Work((self.inputs + self.outputs + self.weights) * itemsize, self.flops)
 
 
+def total(layers: Sequence[Layer], itemsize: int) -> Work:
+    """Of all layers, one kernel each."""
+    works = [layer.work(itemsize) for layer in layers]
+    return Work(sum(work.bytes for work in works), sum(work.flops for work in works))
+
+
 def dwconv_work(
     batch: int, channels: int, size_in: Sequence[int], size_out: Sequence[int], kernel: int, itemsize: int
 ) -> Work:

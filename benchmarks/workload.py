@@ -58,7 +58,17 @@ class Workload(ABC):
     @cached_property
     def folded(self) -> nn.Module:
         """Batch norm folded into the convolutions' weights and biases, in float32, then rounded."""
-        return self._placed(fold_batch_norm(self._float32))
+        return self._placed(self.folded_float32)
+
+    @cached_property
+    def folded_float32(self) -> nn.Module:
+        """The same before rounding, wherever it was made: what model files of other libraries are made of."""
+        return fold_batch_norm(self._float32)
+
+    @cached_property
+    def x_nchw(self) -> Tensor:
+        """The input as dense NCHW. Lives as long as the workload: libraries keep pointers into it."""
+        return self.x.contiguous()
 
     @abstractmethod
     def ours(self, backend: str = "auto") -> Callable[[], Tensor]:

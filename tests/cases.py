@@ -285,6 +285,25 @@ def cancelling(op: str, dtype: torch.dtype, layout: str, device: str = "cpu") ->
     return call.map(lambda t: t.to(device)), expected
 
 
+def every_16_bit_value(dtype: torch.dtype) -> tuple[Call, Tensor]:
+    """A depthwise convolution that multiplies all 65,536 bit patterns by one, and its result."""
+    x = torch.arange(-32768, 32768, dtype=torch.int16).view(dtype).reshape(1, 64, 32, 32)
+    return Call("dwconv2d", (x, torch.ones(64, 1, 1, 1, dtype=dtype)), {}), x
+
+
+def sums_to_round(dtype: torch.dtype) -> tuple[Call, Tensor]:
+    """A depthwise convolution whose sums of two lie between two values of the 16-bit ``dtype``, and its result: every
+    exponent, ties, overflow, subnormals."""
+    wide = torch.arange(0, 2**31 - 2**23, 2**31 // 2**17 - 1, dtype=torch.int32).view(torch.float32)
+    wide = wide[torch.isfinite(wide)]
+    high = wide.to(dtype)
+    low = (wide - high.float()).to(dtype)
+    high, low = high[torch.isfinite(high)], low[torch.isfinite(high)]
+    x = torch.stack([high, low], 1).reshape(1, -1, 1, 2)
+    call = Call("dwconv2d", (x, torch.ones(x.shape[1], 1, 1, 2, dtype=dtype)), {})
+    return call, (high.float() + low.float()).to(dtype).reshape(1, -1, 1, 1)
+
+
 def rounded_between(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Call, float]:
     """A separable convolution, and the value of its outputs: 1 + 3/4 unit, rounded up between the parts, minus 1."""
     unit = torch.finfo(dtype).eps
@@ -336,8 +355,8 @@ def _with_ones(matrix: Tensor) -> Tensor:
     return matrix[:, :, None, None]
 
 
-def check(call: Call, actual: Tensor, tf32: bool = False) -> None:
-    """``actual`` has the shape and dtype of ``call``'s result and is as accurate as torch's.
+def expectation(call: Call, tf32: bool = False) -> tuple[Tensor, float]:
+    """The exact result of ``call`` in float64 on the CPU, and the largest error that is allowed.
 
     The rule: our largest error is at most twice that of torch at the same dtype, both against float64, plus one
     unit in the last place of the largest value (torch may be exact by luck where few values are made). Where
@@ -347,13 +366,20 @@ def check(call: Call, actual: Tensor, tf32: bool = False) -> None:
     exact = call.map(lambda t: t.double())(backend="torch")
     torchs = call(backend="torch")
     x = call.args[0]
-    assert actual.shape == exact.shape
-    assert actual.dtype == x.dtype
-    if actual.numel() == 0:
-        return
-    error = (actual.cpu().double() - exact).abs().max().item()
+    if exact.numel() == 0:
+        return exact, 0.0
     torch_error = (torchs.double() - exact).abs().max().item()
     # float64 itself has no more exact reference: sums in another order differ by some units.
     unit = 64 * 2**-52 if x.dtype == torch.float64 else 2**-10 if tf32 else torch.finfo(x.dtype).eps
-    allowed = 2 * torch_error + unit * exact.abs().max().item()
-    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g} (torch: {torch_error:.3g})"
+    return exact, 2 * torch_error + unit * exact.abs().max().item()
+
+
+def check(call: Call, actual: Tensor, tf32: bool = False) -> None:
+    """``actual`` has the shape and dtype of ``call``'s result and is as accurate as torch's."""
+    exact, allowed = expectation(call, tf32)
+    assert actual.shape == exact.shape
+    assert actual.dtype == call.args[0].dtype
+    if actual.numel() == 0:
+        return
+    error = (actual.cpu().double() - exact).abs().max().item()
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"

@@ -7,12 +7,15 @@ A new peer is a new file here, found by itself. It takes the form of the workloa
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
+from ..quiet import quiet
 from ..workload import Workload
 
 DWCONV, MOBILENET = "dwconv", "mobilenet"
@@ -27,6 +30,8 @@ class Peer(Protocol):
     ours: bool
     #: The benchmarks that it takes part in.
     benchmarks: frozenset[str]
+    #: Whether torch's allocator sees the activations of a call.
+    allocates_in_torch: bool
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         """Why it takes part only when asked for (``--peers``); None where it always does."""
@@ -46,6 +51,7 @@ class BasePeer:
 
     ours = False
     benchmarks = frozenset({DWCONV, MOBILENET})
+    allocates_in_torch = True
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         return None
@@ -62,6 +68,38 @@ class CudaPeer(BasePeer):
 
     def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
         return None if device.type == "cuda" else "needs a CUDA device"
+
+
+class LibraryPeer(BasePeer, ABC):
+    """Another inference library on the CPU, which runs a model file made of ``workload.folded_float32``.
+
+    Takes and gives its own memory layout, whatever the workload's: converting between them is not timed. Its number
+    of threads is torch's when it is prepared.
+    """
+
+    #: Modules that it imports, all of them in the extra ``peers``.
+    needs: tuple[str, ...] = ()
+    allocates_in_torch = False
+    dtypes: frozenset[torch.dtype] = frozenset({torch.float32})
+
+    def left_out(self, device: torch.device, quick: bool) -> str | None:
+        return "another library, seconds to make its model file"
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
+        if device.type != "cpu":
+            return "compared on the CPU only"
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"not installed: {', '.join(missing)} (pip install '.[peers]')"
+        return None if dtype in self.dtypes else f"not compared in {str(dtype).removeprefix('torch.')}"
+
+    def prepare(self, workload: Workload) -> Callable[[], torch.Tensor]:
+        with quiet():
+            return self.load(workload)
+
+    @abstractmethod
+    def load(self, workload: Workload) -> Callable[[], torch.Tensor]:
+        """:meth:`Peer.prepare`, during which nothing is printed."""
 
 
 def find_peers(benchmark: str) -> list[Peer]:

@@ -47,6 +47,8 @@ class CompiledFrozen(Compiled):
 class CompiledGraph(CudaPeer, Compiled):
     """The compiler's own CUDA graphs."""
 
+    allocates_in_torch = False
+
 
 PEERS = [
     CompiledPlain("compile", "torch.compile, batch norm folded", {DWCONV, MOBILENET}),

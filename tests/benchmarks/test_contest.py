@@ -124,7 +124,7 @@ def test_an_unknown_peer_is_an_error(run_dwconv):
 
 
 def result(layout, **medians):
-    case = Case("c", 1, "fp32", layout, Work(1, 1), 1.0, lambda: None)
+    case = Case("c", 1, "fp32", layout, 1, Work(1, 1), 1.0, 1.0, lambda: None)
     outcomes = tuple(
         Outcome(name, name == "mbv1", OK, Timing(median, median, median, 1)) for name, median in medians.items()
     )
@@ -174,12 +174,12 @@ def test_summary_tells_dtypes_apart(run_dwconv):
 def test_no_case_starts_after_the_time_limit(run_dwconv):
     code, results = run_dwconv("--seconds", "1e-9")
     assert code == 0 and results["rows"] == []
-    assert results["skipped"] == ["mbv1 block 13 N1 fp32 nchw", "mbv1 block 13 N1 fp32 nhwc"]
+    assert results["skipped"] == ["mbv1 block 13 N1 fp32 nchw T1", "mbv1 block 13 N1 fp32 nhwc T1"]
 
 
 def test_a_cpu_measures_single_and_half_precision_by_default(monkeypatch):
     seen = []
-    monkeypatch.setattr("benchmarks.dwconv.measure", lambda device, dtypes, seconds: seen.extend(dtypes))
+    monkeypatch.setattr("benchmarks.dwconv.measure", lambda device, dtypes, *_: seen.extend(dtypes))
     monkeypatch.setattr("benchmarks.dwconv.make_cases", lambda *args: ([], []))
     with pytest.raises(SystemExit):
         dwconv.main(["--device", "cpu", "--threads", "1"])

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from benchmarks import mobilenet
+from benchmarks.memory import peak_allocated
+from benchmarks.work import layers_of
 from benchmarks.workload import fold_batch_norm
 
 
@@ -20,6 +22,58 @@ def test_small_net_runs_and_writes_json(roofline, tmp_path):
         assert row["images_per_s"] == pytest.approx(1e6 / row["median_us"])
         assert row["blocks_bound_us"] < row["bound_us"]
         assert (row["width_mult"], row["resolution"]) == (0.25, 64)
+
+
+def test_threads_and_rounds_and_torchs_names_of_dtypes(roofline, tmp_path):
+    path = tmp_path / "net.json"
+    sizes = ("--width-mult", "0.25", "--resolution", "32", "--layout", "nhwc", "--peers", "eager")
+    given = ("--threads", "1", "2", "--rounds", "2", "--dtype", "bfloat16", "float32")
+    assert mobilenet.main(["--device", "cpu", "--batch", "2", *sizes, *given, "--json", str(path)]) == 0
+    results = json.loads(path.read_text())
+    rows = [row for row in results["rows"] if row["contender"] == "mbv1"]
+    assert [(row["dtype"], row["threads"]) for row in rows] == [("bf16", 1), ("bf16", 2), ("fp32", 1), ("fp32", 2)]
+    assert set(results["rooflines"]) == {"1", "2"}
+    for row in results["rows"]:
+        assert row["rounds"] == 2 and row["peak_bytes"] > 0
+        peak = 2e12 if row["dtype"] == "fp32" else 1e12  # of the fixture: no rate for bf16 but that of float32
+        assert row["peak_percent"] == pytest.approx(100 * row["flops"] / (row["median_us"] * 1e-6) / peak)
+
+
+def test_fused_blocks_allocate_no_intermediate():
+    """At the largest block both its input and its output are there, and nothing else."""
+    shape = (1, 3, 64, 64)
+    net = mobilenet.Net(mobilenet.make_net(0.25, 64), shape, torch.float32, "nhwc", torch.device("cpu"))
+    with torch.no_grad():
+        ours, eager = net.ours(), net.eager(net.folded)
+    with torch.inference_mode():
+        ours(), eager()
+        fused, unfused = (peak_allocated(run, torch.device("cpu")) for run in (ours, eager))
+    block_2 = 4 * (16 * 32 * 32 + 32 * 16 * 16)  # 4 bytes x channels x height x width, in and out
+    assert block_2 <= fused <= block_2 + 1024 < unfused
+
+
+def test_peak_of_allocations_by_hand():
+    def run():
+        a = torch.empty(1000)
+        b = torch.empty(3000)
+        del a
+        c = torch.empty(500)
+        return b, c
+
+    assert peak_allocated(run, torch.device("cpu")) == 4 * 4000
+
+
+def test_layers_of_the_net_one_by_one(roofline, tmp_path):
+    path = tmp_path / "layers.json"
+    sizes = ("--width-mult", "0.25", "--resolution", "64", "--layout", "nhwc", "--threads", "1")
+    assert mobilenet.main(["--device", "cpu", "--quick", "--per-layer", *sizes, "--json", str(path)]) == 0
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["contender"] == "mbv1"]
+    assert rows[0]["case"] == "stem" and rows[-1]["case"] == "pool+linear"
+    assert "block 7-11 dw+pw" in {row["case"] for row in rows}
+    layers = layers_of(mobilenet.make_net(0.25, 64), (1, 3, 64, 64))
+    for kinds in (("dw", "pw"), ("dw+pw",)):
+        parts = [row for row in rows if row["case"].split()[-1] in (*kinds, "stem", "pool+linear")]
+        assert sum(row["times"] * row["flops"] for row in parts) == sum(layer.flops for layer in layers)
 
 
 def test_a_net_with_one_wrong_layer_is_found():

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from benchmarks import timing
 from benchmarks.timing import Budget, CpuClock, Timing, geometric_mean, interleave, percentile
 
 
@@ -75,6 +76,37 @@ def test_interleaved_rounds_sample_every_contender_alike():
     rounds = [order[-12:][i : i + 3] for i in range(0, 12, 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
+
+
+class FakeTime:
+    """A clock that a spinning thread of this process runs on, until a moment."""
+
+    def __init__(self, spins_until):
+        self.now, self.used, self.spins_until = 0.0, 0.0, spins_until
+
+    def perf_counter(self):
+        return self.now
+
+    def process_time(self):
+        return self.used
+
+    def sleep(self, seconds):
+        self.used += max(0.0, min(seconds, self.spins_until - self.now))
+        self.now += seconds
+
+
+@pytest.mark.parametrize("spins_until, waits", [(0.0, 0.001), (0.02, 0.021), (60.0, 0.2)])
+def test_samples_wait_until_no_thread_spins_but_not_for_ever(monkeypatch, spins_until, waits):
+    fake = FakeTime(spins_until)
+    monkeypatch.setattr(timing, "time", fake)
+    timing.wait_for_spinning_threads()
+    assert fake.now == pytest.approx(waits, abs=0.0015)
+
+
+def test_a_sample_follows_an_untimed_call():
+    calls = []
+    CpuClock().sample(lambda: calls.append(1), 5)
+    assert len(calls) == 6
 
 
 def test_interleave_stops_at_the_most_rounds():

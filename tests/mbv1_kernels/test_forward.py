@@ -8,7 +8,19 @@ import torch
 import mbv1_kernels
 from mbv1_kernels import backends
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, cancelling, check, far_apart, rounded_between
+from tests.cases import (
+    CASES,
+    DTYPES,
+    LAYOUTS,
+    Case,
+    build,
+    cancelling,
+    check,
+    every_16_bit_value,
+    far_apart,
+    rounded_between,
+    sums_to_round,
+)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -62,23 +74,16 @@ def test_special_values(activation: str, dtype: str, layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_every_16_bit_value_survives(dtype: str) -> None:
-    """Loading, multiplying by one and storing gives back all 65,536 bit patterns (NaN as NaN)."""
-    x = torch.arange(-32768, 32768, dtype=torch.int16).view(DTYPES[dtype]).reshape(1, 64, 32, 32)
-    y = mbv1_kernels.dwconv2d(x, torch.ones(64, 1, 1, 1, dtype=x.dtype), backend="cpu")
-    torch.testing.assert_close(y, x, rtol=0, atol=0, equal_nan=True)
+    """Loading, multiplying by one and storing gives back each of them (NaN as NaN)."""
+    call, expected = every_16_bit_value(DTYPES[dtype])
+    torch.testing.assert_close(call(backend="cpu"), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_rounds_to_nearest_even(dtype: str) -> None:
-    """Sums rounded to 16 bits are torch's, bit for bit: every exponent, ties, overflow, subnormals."""
-    wide = torch.arange(0, 2**31 - 2**23, 2**31 // 2**17 - 1, dtype=torch.int32).view(torch.float32)
-    wide = wide[torch.isfinite(wide)]
-    high = wide.to(DTYPES[dtype])
-    low = (wide - high.float()).to(DTYPES[dtype])
-    high, low = high[torch.isfinite(high)], low[torch.isfinite(high)]
-    x = torch.stack([high, low], 1).reshape(1, -1, 1, 2)  # each sum of two is a value between two of the dtype
-    y = mbv1_kernels.dwconv2d(x, torch.ones(x.shape[1], 1, 1, 2, dtype=x.dtype), backend="cpu")
-    torch.testing.assert_close(y.flatten(), (high.float() + low.float()).to(x.dtype), rtol=0, atol=0)
+    """Sums rounded to 16 bits are torch's, bit for bit."""
+    call, expected = sums_to_round(DTYPES[dtype])
+    torch.testing.assert_close(call(backend="cpu"), expected, rtol=0, atol=0)
 
 
 def test_overflow_of_half_is_infinite() -> None:
