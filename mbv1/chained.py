@@ -34,7 +34,7 @@ def run_chain(x: Tensor, pairs: Sequence[Pair], fold: Fold, activation: str) -> 
     chain = fold.derived.get("chain")
     if chain is None:
         stem, *rest = fold.weights
-        layers = [(None, None, *stem)]
+        layers: list[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]] = [(None, None, *stem)]
         layers += [(*dw, *pw) for dw, pw in zip(rest[::2], rest[1::2], strict=True)]
         chain = fold.derived["chain"] = Chain(layers, [(activation, activation)] * len(layers))
     # Everything that the windows depend on: layers are changed in place, too, to keep a finer resolution.
@@ -51,7 +51,8 @@ def windows(size: Sequence[int], pairs: Sequence[Pair]) -> list[Window]:
     found = []
     for conv, _ in [pairs[0], *pairs[1::2]]:
         top, bottom, left, right = conv.pads(size)
-        found.append(Window(conv.stride, (top, bottom, left, right), conv.dilation))
+        (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
+        found.append(Window((stride_h, stride_w), (top, bottom, left, right), (dilation_h, dilation_w)))
         margins = ((top + bottom), (left + right))
         size = [
             (length + margin - dilation * (kernel - 1) - 1) // stride + 1
