@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "kernels.h"
+#include "dwconv2d.h"
 #include "numeric.cuh"
 
 namespace mbv1::cuda {
@@ -363,6 +363,12 @@ cudaError_t launch_any(const DwConv2dParams& p, cudaStream_t stream) {
 
 KernelTable<Kernel<DwConv2dParams>> dwconv2d_kernels() {
   static constexpr Kernel<DwConv2dParams> kKernels[] = {
+      {"dwconv2d_nhwc_k3s1", matches_nhwc_strips<3, 1>, launch_nhwc_strips<3, 1>},
+      {"dwconv2d_nhwc_k3s2", matches_nhwc_strips<3, 2>, launch_nhwc_strips<3, 2>},
+      {"dwconv2d_nhwc_k5s1", matches_nhwc_strips<5, 1>, launch_nhwc_strips<5, 1>},
+      {"dwconv2d_nhwc_k5s2", matches_nhwc_strips<5, 2>, launch_nhwc_strips<5, 2>},
+      {"dwconv2d_nhwc_k7s1", matches_nhwc_strips<7, 1>, launch_nhwc_strips<7, 1>},
+      {"dwconv2d_nhwc_k7s2", matches_nhwc_strips<7, 2>, launch_nhwc_strips<7, 2>},
       {"dwconv2d_nhwc_k3", matches_nhwc<3>, launch_nhwc<3>},
       {"dwconv2d_nhwc_k5", matches_nhwc<5>, launch_nhwc<5>},
       {"dwconv2d_nhwc_k7", matches_nhwc<7>, launch_nhwc<7>},
