@@ -11,4 +11,10 @@ bool matches_nhwc_strips(const DwConv2dParams& p);
 template <int kKernel, int kStride>
 cudaError_t launch_nhwc_strips(const DwConv2dParams& p, cudaStream_t stream);
 
+// The same windows in dense NCHW: dwconv2d_nchw.cuh.
+template <int kKernel, int kStride>
+bool matches_nchw_planes(const DwConv2dParams& p);
+template <int kKernel, int kStride>
+cudaError_t launch_nchw_planes(const DwConv2dParams& p, cudaStream_t stream);
+
 }  // namespace mbv1::cuda
