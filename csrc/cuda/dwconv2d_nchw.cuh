@@ -12,9 +12,11 @@
 
 #include <algorithm>
 
+#include "device.h"
 #include "dwconv2d.h"
 #include "mma.cuh"
 #include "numeric.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 
@@ -32,6 +34,9 @@ struct PlaneTraits {
   static constexpr int kMinOutputs = 256;
   static constexpr int kMaxBytes = 48 * 1024;
   static constexpr int kWholeWidth = 512, kTileWidth = 256;
+  // Sums of outputs that a row does not reach are skipped where that saves more than the branches cost.
+  static constexpr bool kSkips = kKernel > 3;
+  static constexpr int kRegisters = kKernel == 3 ? 56 : kKernel == 5 ? 80 : 112;
   static constexpr int kMinBlocks = kKernel == 3 ? 8 : kKernel == 5 ? 6 : 4;
   static_assert(kTileWidth % kVec == 0 && kWholeWidth <= kMaxOutputs);
 };
@@ -109,14 +114,14 @@ PlaneGrid plane_grid_of(const DwConv2dParams& p, int64_t outputs) {
   return grid;
 }
 
-// Smaller tiles where there are few: 264 blocks are two for each SM of a large GPU.
+// Smaller tiles where there are fewer blocks than two an SM.
 template <class Traits>
 PlaneGrid plane_grid(const DwConv2dParams& p) {
-  constexpr int64_t kEnoughBlocks = 264;
+  const int64_t enough_blocks = 2 * current_device().sms;
   for (int64_t outputs = Traits::kMaxOutputs;; outputs /= 2) {
     const PlaneGrid grid = plane_grid_of<Traits>(p, outputs);
     const bool fits = plane_bytes<Traits>(grid) <= Traits::kMaxBytes;
-    if ((fits && grid.blocks() >= kEnoughBlocks) || outputs <= Traits::kMinOutputs) return grid;
+    if ((fits && grid.blocks() >= enough_blocks) || outputs <= Traits::kMinOutputs) return grid;
   }
 }
 
@@ -252,14 +257,14 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
       if (step == outputs + kOpen - 1) break;
 #pragma unroll
       for (int d = kOpen - 1; d > 0; --d) {
-        if (step >= d && step - d < outputs) add_row(open[d], [&](int c) { return open[d - 1][c]; }, d * kStride);
+        if (!Traits::kSkips || (step >= d && step - d < outputs)) add_row(open[d], [&](int c) { return open[d - 1][c]; }, d * kStride);
       }
-      if (step < outputs) add_row(open[0], [&](int) { return bias; }, 0);
+      if (!Traits::kSkips || step < outputs) add_row(open[0], [&](int) { return bias; }, 0);
       if constexpr (kStride == 2) {
         read_row();
 #pragma unroll
         for (int d = kOpen - 1; d >= 0; --d) {
-          if (step >= d && step - d < outputs) {
+          if (!Traits::kSkips || (step >= d && step - d < outputs)) {
             add_row(open[d], [&](int c) { return open[d][c]; }, d * kStride + 1);
           }
         }
@@ -303,6 +308,46 @@ bool matches_nchw_planes(const DwConv2dParams& p) {
     return cudaSuccess;
   });
   return fits;
+}
+
+template <int kKernel, int kStride>
+Work work_nchw_planes(const DwConv2dParams& p) {
+  Work work{};
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using Traits = PlaneTraits<typename decltype(type)::type, kKernel, kStride>;
+    const PlaneGrid grid = plane_grid<Traits>(p);
+    const double bytes = element_bytes(p.dtype), total = 1.0 * p.batch * p.channels;
+    const int64_t in_rows = (grid.band - 1) * kStride + kKernel;
+    const double rows = grid.planes > 1 ? static_cast<double>(p.in_h)
+                                        : coordinates_of_tiles(p.in_h, grid.bands, grid.band, in_rows, kStride,
+                                                               p.window.pad_top);
+    const double columns = grid.whole ? static_cast<double>(p.in_w)
+                                      : coordinates_of_tiles(p.in_w, grid.tiles_w, grid.width, grid.pitch, kStride,
+                                                             p.window.pad_left);
+    const double copied = total * rows * columns;
+    work.blocks = grid.blocks();
+    const double weights = work.blocks * static_cast<double>(grid.planes) * (Traits::kTaps + 1);
+    // Threads slide over the rows of their group and those that the window adds.
+    const double columns_of_threads = total * grid.bands * grid.row_groups * grid.tiles_w *
+                                      ceil_div(grid.width, Traits::kColumns);
+    const double thread_rows = (grid.rows - 1) * kStride + kKernel;
+    work.threads = Traits::kThreads, work.registers = Traits::kRegisters;
+    work.shared_bytes = plane_bytes<Traits>(grid);
+    work.dram_bytes = tensor_bytes(p);
+    work.l2_bytes = (copied + outputs(p) + weights) * bytes;
+    // A lane's access to shared memory takes a bank of 4 bytes, whatever the dtype.
+    work.l1_bytes = (copied + outputs(p) * 2 + weights) * bytes + outputs(p) * 4 + weights * 4 +
+                    columns_of_threads * (thread_rows * Traits::kInColumns + Traits::kTaps + 1) * 4;
+    work.ffma = columns_of_threads * Traits::kTaps * Traits::kColumns *
+                (Traits::kSkips ? grid.rows : grid.rows + Traits::kOpen);
+    const double converted = bytes == 2 ? 1 : 0;
+    work.instructions = work.ffma + (copied + outputs(p)) / Traits::kVec * 30 + weights * 60 +
+                        columns_of_threads * (thread_rows * (10 + Traits::kInColumns * (3 + converted)) +
+                                              grid.rows * (6 + Traits::kColumns * 5) + 60 + Traits::kTaps) +
+                        work.blocks * 128.0 * 100;
+    return cudaSuccess;
+  });
+  return work;
 }
 
 template <int kKernel, int kStride>

@@ -4,6 +4,8 @@ namespace mbv1::cuda {
 
 template bool matches_nchw_planes<3, 1>(const DwConv2dParams&);
 template bool matches_nchw_planes<3, 2>(const DwConv2dParams&);
+template Work work_nchw_planes<3, 1>(const DwConv2dParams&);
+template Work work_nchw_planes<3, 2>(const DwConv2dParams&);
 template cudaError_t launch_nchw_planes<3, 1>(const DwConv2dParams&, cudaStream_t);
 template cudaError_t launch_nchw_planes<3, 2>(const DwConv2dParams&, cudaStream_t);
 

@@ -11,9 +11,11 @@
 // where a thread per output reads 9. Neighbouring strips read the columns that they share from L1.
 #pragma once
 
+#include "device.h"
 #include "dwconv2d.h"
 #include "mma.cuh"
 #include "numeric.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 
@@ -43,6 +45,8 @@ struct StripTraits {
   static constexpr int kMinBand = 2;
   // What the registers of an SM allow: at most 96, 128 and 255 of 65,536 a thread.
   static constexpr int kBlocks = kKernel == 3 ? 5 : 4;
+  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3 ? 56 : kKernel == 5 ? 80 : 128)
+                                                   : (kKernel == 3 ? 80 : kKernel == 5 ? 128 : 200);
 };
 
 // The two numbers of a word. Volatile: hoisted out of a loop, the results would be the registers that this saves.
@@ -261,13 +265,13 @@ StripGrid strip_grid(const DwConv2dParams& p) {
   }
   grid.channel_groups = ceil_div(used, 1 << grid.log2_lanes);
   grid.strips_per_row = ceil_div(p.out_w, Traits::kColumns);
-  // Shorter bands read more of x twice, but keep more SMs busy: 2,048 warps are 16 for each SM of a large GPU.
-  constexpr int64_t kEnoughWarps = 2048;
+  // Shorter bands read more of x twice, but keep more SMs busy.
+  const int64_t enough_warps = 16 * current_device().sms;
   for (int64_t most = Traits::kMaxBand;; most /= 2) {
     grid.bands = ceil_div(p.out_h, most);
     grid.band = static_cast<int>(ceil_div(p.out_h, grid.bands));
     grid.strips = p.batch * grid.bands * grid.strips_per_row;
-    if (most <= Traits::kMinBand || grid.strips * grid.channel_groups >> (5 - grid.log2_lanes) >= kEnoughWarps) break;
+    if (most <= Traits::kMinBand || grid.strips * grid.channel_groups >> (5 - grid.log2_lanes) >= enough_warps) break;
   }
   return grid;
 }
@@ -284,6 +288,48 @@ bool matches_nhwc_strips(const DwConv2dParams& p) {
          w.stride_w == kStride && w.dilation_h == 1 && w.dilation_w == 1 && coordinates_fit_int32(p) &&
          p.channels % vector_size(p.dtype) == 0 && channels_are_vectors(p.x, p.x_stride, p.dtype) &&
          channels_are_vectors(p.y, p.y_stride, p.dtype);
+}
+
+template <int kKernel, int kStride>
+Work work_nhwc_strips(const DwConv2dParams& p) {
+  Work work{};
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using Traits = StripTraits<typename decltype(type)::type, kKernel, kStride>;
+    const StripGrid grid = strip_grid<Traits>(p);
+    const int strips_per_warp = 32 >> grid.log2_lanes, in_rows = (grid.band - 1) * kStride + kKernel;
+    const double bytes = element_bytes(p.dtype), taps = kKernel * kKernel;
+    // Neighbouring strips of a block share columns in L1.
+    const int64_t block_strips = std::min<int64_t>(Traits::kWarps * strips_per_warp, grid.strips_per_row);
+    const int64_t block_columns = (block_strips * Traits::kColumns - 1) * kStride + kKernel;
+    const double rows = coordinates_of_tiles(p.in_h, grid.bands, grid.band, in_rows, kStride, p.window.pad_top);
+    const double columns = coordinates_of_tiles(p.in_w, grid.strips_per_row, Traits::kColumns, Traits::kInColumns,
+                                                kStride, p.window.pad_left);
+    const double distinct_columns = coordinates_of_tiles(p.in_w, ceil_div(grid.strips_per_row, block_strips),
+                                                         block_strips * Traits::kColumns, block_columns, kStride,
+                                                         p.window.pad_left);
+    const double row_bytes = p.batch * p.channels * rows * bytes, y_bytes = outputs(p) * bytes;
+    work.blocks = strip_blocks<Traits>(grid);
+    const double warps = grid.channel_groups * ceil_div(grid.strips, strips_per_warp);
+    const double lane_weights = (taps + 1) * Traits::kLaneChannels;
+    work.threads = Traits::kThreads, work.registers = Traits::kRegisters, work.shared_bytes = Traits::kSharedBytes;
+    work.dram_bytes = tensor_bytes(p);
+    work.l2_bytes = row_bytes * distinct_columns + y_bytes + work.blocks * (lane_weights * bytes * 32);
+    // Into the ring and out of it; results to staging, from there, and to y.
+    work.l1_bytes = row_bytes * columns + warps * in_rows * Traits::kInColumns * 128 +
+                    warps * grid.band * 512 * 3 + warps * 32 * lane_weights * bytes;
+    const double lane_outputs = Traits::kColumns * Traits::kLaneChannels;
+    work.ffma = warps * 32 * grid.band * lane_outputs * taps;
+    // Of a lane: per row the copies, the reads of the ring and what converts them; per output row what converts
+    // packed weights, the activation and the stores; then its weights and offsets.
+    const double converted = bytes == 2 ? Traits::kLaneChannels : 0;
+    const double converted_weights = LaneWeights<Traits>::kPacked ? taps * Traits::kLaneChannels : 0;
+    work.instructions = work.ffma + warps * 32 * (in_rows * (12 + Traits::kCopies * 4 + Traits::kInColumns * (1 + converted)) +
+                                                  grid.band * (20 + converted_weights + 2 * lane_outputs) + 4 * lane_weights + 150);
+    // The ring hides the memory but for one row in kRing - 1.
+    work.round_trips = static_cast<double>(ceil_div(in_rows, Traits::kRing - 1));
+    return cudaSuccess;
+  });
+  return work;
 }
 
 template <int kKernel, int kStride>

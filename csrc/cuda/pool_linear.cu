@@ -7,6 +7,7 @@
 
 #include "kernels.h"
 #include "numeric.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 namespace {
@@ -112,6 +113,27 @@ cudaError_t launch(const PoolLinearParams& p, cudaStream_t stream) {
   });
 }
 
+template <bool kChannelsLast>
+Work work(const PoolLinearParams& p) {
+  const double bytes = element_bytes(p.dtype), feature_tiles = ceil_div(p.out_features, kFeatures);
+  const double image_tiles = ceil_div(p.batch, kImages), blocks = feature_tiles * image_tiles;
+  const double pooled = 1.0 * p.batch * p.channels * p.h * p.w * feature_tiles;
+  const double weights = 1.0 * p.channels * p.out_features * image_tiles;
+  const bool neighbours = (kChannelsLast ? p.x_stride.c : p.x_stride.w) == 1;
+  Work work{};
+  work.blocks = static_cast<int64_t>(blocks);
+  work.threads = kThreads, work.registers = 80, work.shared_bytes = kImages * kChannels * sizeof(float);
+  work.dram_bytes = tensor_bytes(p);
+  work.l2_bytes = pooled * (neighbours ? bytes : 32) + weights * bytes;
+  work.l1_bytes = work.l2_bytes + weights * kImages * 4;
+  work.ffma = weights * kImages;
+  // A warp pools a channel of NCHW: its 32 lanes work for h * w pixels, and then add their sums.
+  const double channels = 1.0 * p.batch * p.channels * feature_tiles;
+  work.instructions = (kChannelsLast ? pooled * 6 : channels * (ceil_div(p.h * p.w, 32) * 6 + 12) * 32) + weights * 20;
+  work.round_trips = 2.0 * ceil_div(p.channels, kChannels);
+  return work;
+}
+
 bool matches_any(const PoolLinearParams& p) { return has_cuda_kernels(p.dtype); }
 bool matches_nhwc(const PoolLinearParams& p) { return matches_any(p) && p.x_stride.c == 1; }
 bool matches_nchw(const PoolLinearParams& p) { return matches_any(p) && p.x_stride.w == 1; }
@@ -120,9 +142,9 @@ bool matches_nchw(const PoolLinearParams& p) { return matches_any(p) && p.x_stri
 
 KernelTable<Kernel<PoolLinearParams>> pool_linear_kernels() {
   static constexpr Kernel<PoolLinearParams> kKernels[] = {
-      {"pool_linear_nhwc", matches_nhwc, launch<true>},
-      {"pool_linear_nchw", matches_nchw, launch<false>},
-      {"pool_linear_any", matches_any, launch<false>},
+      {"pool_linear_nhwc", matches_nhwc, work<true>, launch<true>},
+      {"pool_linear_nchw", matches_nchw, work<false>, launch<false>},
+      {"pool_linear_any", matches_any, work<false>, launch<false>},
   };
   return kKernels;
 }
