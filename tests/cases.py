@@ -198,6 +198,11 @@ CASES: tuple[Case, ...] = (
     _pool((3, 3, 13, 5), 1, weights="sliced"),
     _pool((1, 130, 4, 29), 100, weights="packed"),
     _pool((2, 300, 2, 3), 5),
+    # 16-byte vectors of channels and weights: one image, several, and tiles that are not full.
+    _pool((1, 264, 7, 7), 70),
+    _pool((5, 72, 3, 9), 13),
+    _pool((3, 8, 17, 1), 4, bias=False),
+    _pool((9, 8, 1, 2), 1740),
 )
 
 

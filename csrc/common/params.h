@@ -88,6 +88,7 @@ struct PoolLinearParams {
   const void* weight;
   const void* bias;  // or null
   void* y;
+  void* workspace;  // device memory for the launch, where the kernel asks for it
   int64_t batch, channels, h, w, out_features;
   Strides4 x_stride;
   int64_t weight_stride_o, weight_stride_k;

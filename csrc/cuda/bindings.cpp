@@ -59,6 +59,7 @@ struct Backend {
  private:
   static void*& workspace_of(PwConv2dParams& p) { return p.workspace; }
   static void*& workspace_of(SeparableConv2dParams& p) { return p.pw.workspace; }
+  static void*& workspace_of(PoolLinearParams& p) { return p.workspace; }
 
   template <class Params>
   static std::string describe(const Params& params) {

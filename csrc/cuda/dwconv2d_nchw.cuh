@@ -12,9 +12,9 @@
 
 #include <algorithm>
 
+#include "copies.cuh"
 #include "device.h"
 #include "dwconv2d.h"
-#include "mma.cuh"
 #include "numeric.cuh"
 #include "work.h"
 
@@ -124,33 +124,6 @@ PlaneGrid plane_grid(const DwConv2dParams& p) {
     if ((fits && grid.blocks() >= enough_blocks) || outputs <= Traits::kMinOutputs) return grid;
   }
 }
-
-// Up to 16 bytes to shared memory, the rest zeros. See wait_async.
-template <class T>
-__device__ void copy_async_first(T* to, const T* from, int count) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(count * static_cast<int>(sizeof(T)))
-               : "memory");
-#else
-  if (count == kVectorSize<T>) {
-    store_pack(to, load_pack<kVectorSize<T>>(from));
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = from[i];
-  }
-#endif
-}
-
-// Elements [first, first + length) of a tensor that starts with a whole vector, as its vectors cover them.
-template <class T>
-struct Run {
-  static constexpr int kVec = kVectorSize<T>;
-  int64_t first;
-  int length;
-
-  __device__ int shift() const { return static_cast<int>(first & (kVec - 1)); }
-  __device__ int vectors() const { return (shift() + length + kVec - 1) / kVec; }
-};
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
@@ -286,10 +259,6 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
       for (int v = begin; v < end; ++v) y[v] = result[v];
     }
   }
-}
-
-inline bool is_dense_nchw(const void* data, const Strides4& stride, int64_t channels, int64_t h, int64_t w) {
-  return is_aligned(data) && stride.w == 1 && stride.h == w && stride.c == h * w && stride.n == channels * h * w;
 }
 
 template <int kKernel, int kStride>

@@ -11,9 +11,9 @@
 // where a thread per output reads 9. Neighbouring strips read the columns that they share from L1.
 #pragma once
 
+#include "copies.cuh"
 #include "device.h"
 #include "dwconv2d.h"
-#include "mma.cuh"
 #include "numeric.cuh"
 #include "work.h"
 
@@ -98,17 +98,6 @@ struct StripGrid {
   int band;        // rows of a strip
   int64_t channel_groups, bands, strips_per_row, strips;
 };
-
-// 16 bytes to shared memory, or zeros; the columns that neighbours share stay in L1. See wait_async.
-__device__ inline void copy_async_or_zero(void* to, const void* from, bool exists) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(exists ? kVectorBytes : 0)
-               : "memory");
-#else
-  *static_cast<uint4*>(to) = exists ? *static_cast<const uint4*>(from) : uint4{};
-#endif
-}
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
