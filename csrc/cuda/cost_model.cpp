@@ -58,8 +58,8 @@ Prediction predict(const Work& work, const Device& device) {
   const double sm_tera = 1e6 / device.sms;  // TFLOP/s of the device -> FLOP/us of an SM
   const auto set = [&](Limiter limiter, double us) { result.ceilings_us[static_cast<int>(limiter)] = us; };
   set(Limiter::kDram, work.dram_bytes / (device.dram_gb_per_s * 1e3));
-  set(Limiter::kL2, std::max(work.l2_bytes / (device.l2_gb_per_s * 1e3),
-                             work.l2_bytes * share / (kL2PortBytes * clocks_per_us)));
+  set(Limiter::kL2,
+      std::max(work.l2_bytes / (device.l2_gb_per_s * 1e3), work.l2_bytes * share / (kL2PortBytes * clocks_per_us)));
   set(Limiter::kL1, work.l1_bytes * share / (kL1Bytes * clocks_per_us));
   set(Limiter::kIssue, work.instructions * share / (kIssueLanes * clocks_per_us));
   set(Limiter::kFma, 2 * work.ffma * share / (device.fp32_tflops * sm_tera));

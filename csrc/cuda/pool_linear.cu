@@ -129,7 +129,8 @@ Work work(const PoolLinearParams& p) {
   work.ffma = weights * kImages;
   // A warp pools a channel of NCHW: its 32 lanes work for h * w pixels, and then add their sums.
   const double channels = 1.0 * p.batch * p.channels * feature_tiles;
-  work.instructions = (kChannelsLast ? pooled * 6 : channels * (ceil_div(p.h * p.w, 32) * 6 + 12) * 32) + weights * 20;
+  work.instructions =
+      (kChannelsLast ? pooled * 6 : channels * (ceil_div(p.h * p.w, 32) * 6 + 12) * 32) + weights * 20;
   work.round_trips = 2.0 * ceil_div(p.channels, kChannels);
   return work;
 }

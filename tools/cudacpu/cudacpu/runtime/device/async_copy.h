@@ -22,6 +22,9 @@ inline void async_copy(uint64_t destination, uint64_t source, uint32_t source_by
   if (copy.source_bytes && !addressable(source, copy.source_bytes))
     fail_access(source, copy.source_bytes, "cp.async load", site);
 #endif
+#if CUDACPU_COUNTS
+  if (copy.source_bytes) count_access(position, source, Bytes, Access::kRead, true);
+#endif
   async_copies().open.push_back(copy);
 }
 

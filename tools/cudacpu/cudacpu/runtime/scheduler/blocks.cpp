@@ -27,6 +27,11 @@ void Worker::run(Launch& launch) {
     run_block(launch.block_order[i]);
   }
   mark_unaddressable(shared_, kSharedArenaBytes);
+  if (!counts_.empty()) {
+    std::lock_guard<std::mutex> lock(launch.error_mutex);
+    launch.counts.add(counts_);
+    counts_.clear();
+  }
   if (__tsan_acquire) __tsan_acquire(&launch_end_);
 }
 
@@ -120,6 +125,7 @@ void Worker::run_block(uint32_t index) {
     if (launch_->failed || !alive_) break;
     if (!release_whole_block_barrier() && !ran) report_deadlock();
   }
+  if (!counts_.empty()) counts_.end_block();
   if (tsan())
     for (uint32_t i = 0; i < launch_->threads; ++i) __tsan_destroy_fiber(fibers_[i].tsan);
 }
