@@ -121,7 +121,7 @@ class Counting:
 
 
 def _loops(statements: Sequence[ptx.Statement]) -> dict[str, tuple[int, int]]:
-    """Labels that a later branch goes back to, with the positions of the label and of the last such branch."""
+    """Labels that a later branch goes back to, with the positions of the label and of the last such one."""
     labels = {s.name: i for i, s in enumerate(statements) if isinstance(s, ptx.Label)}
     loops: dict[str, tuple[int, int]] = {}
     for i, statement in enumerate(statements):

@@ -1,7 +1,7 @@
 """What launches did, counted: memory accesses as warps make them, distinct bytes, instructions by class.
 
-In a process started by ``python -m cudacpu --count``, :func:`take` returns the launches since its last call; a
-:class:`cudacpu.Program` loaded with ``count=True`` has the counts of its last launch in ``counts``.
+In a process started by ``python -m cudacpu --count``, :func:`take` returns the launches since its last call;
+a :class:`cudacpu.Program` loaded with ``count=True`` has the counts of its last launch in ``counts``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import ctypes
 import json
 from dataclasses import dataclass
 
-#: Executed PTX instructions are counted by these classes. What ptxas makes of them is not known here: it removes
-#: moves and merges address arithmetic into loads.
+#: Executed PTX instructions are counted by these classes. What ptxas makes of them is not known here: it
+#: removes moves and merges address arithmetic into loads.
 CLASSES = (
     "fma",
-    "packed",
+    "packed",  # arithmetic on pairs of 16 bits
     "mma",
     "float",
     "convert",
@@ -71,8 +71,8 @@ class Launch:
     shared_load: Access
     shared_store: Access
     local: Access
-    #: Sectors that loads ask of L2 if a block finds in L1 all that it loaded before, and nothing of other blocks;
-    #: cp.async, past L1, asks for all of its.
+    #: Sectors that loads ask of L2 if a block finds in L1 all that it loaded before, and nothing of other
+    #: blocks; cp.async, past L1, asks for all of its.
     l2_load_sectors: int
     instructions: dict[str, int]
     buffers: tuple[Buffer, ...]

@@ -75,7 +75,7 @@ def test_a_broadcast_is_one_sector_a_warp_and_one_a_block_from_l2() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 5])
 def test_lanes_that_leave_iterations_out_stay_in_step(seed: int) -> None:
-    """Lane i reads x[i + t - 2]: 5 requests of 30, 31, 32, 31 and 30 lanes, whatever order the lanes run in."""
+    """Lane i reads x[i + t - 2]: requests of 30, 31, 32, 31 and 30 lanes, in whatever order lanes run."""
     x, y = floats(32), np.zeros(32, "f4")
     launch = counted("windows", x, y, 32, 5, seed=seed)
     assert launch.global_load.requests == 5
