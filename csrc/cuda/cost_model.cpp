@@ -46,6 +46,7 @@ int resident_blocks(const Work& work, const Device& device) {
 Prediction predict(const Work& work, const Device& device) {
   Prediction result{};
   const int resident = resident_blocks(work, device);
+  result.resident_blocks = resident;
   if (resident == 0) {
     result.us = std::numeric_limits<double>::infinity();
     result.limiter = Limiter::kLatency;
@@ -54,6 +55,7 @@ Prediction predict(const Work& work, const Device& device) {
   const double blocks = static_cast<double>(std::max<int64_t>(1, work.blocks));
   const double share = ceil_div(blocks, device.sms) / blocks;  // of the SM that gets the most blocks
   const double waves = ceil_div(blocks, static_cast<double>(device.sms) * resident);
+  result.waves = waves;
   const double clocks_per_us = device.clock_ghz * 1e3;
   const double sm_tera = 1e6 / device.sms;  // TFLOP/s of the device -> FLOP/us of an SM
   const auto set = [&](Limiter limiter, double us) { result.ceilings_us[static_cast<int>(limiter)] = us; };
@@ -78,6 +80,7 @@ Prediction predict(const std::vector<Work>& works, const Device& device) {
   double longest = -1;
   for (const Work& work : works) {
     const Prediction one = predict(work, device);
+    if (longest < 0) total.resident_blocks = one.resident_blocks, total.waves = one.waves;
     total.us += one.us;
     for (int i = 0; i < kLimiters; ++i) total.ceilings_us[i] += one.ceilings_us[i];
     if (one.us > longest) longest = one.us, total.limiter = one.limiter;

@@ -141,6 +141,8 @@ def main() -> int:
             print(f"export {name}={shlex.quote(value)}")
         return 0
     os.environ.update(variables)
+    if options.count:
+        os.environ["CUDACPU_COUNTS"] = "1"
     os.execvp(command[0], command)
 
 

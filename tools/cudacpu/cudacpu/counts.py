@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from dataclasses import dataclass
+from typing import Any
 
 #: Executed PTX instructions are counted by these classes. What ptxas makes of them is not known here: it
 #: removes moves and merges address arithmetic into loads.
@@ -74,6 +76,13 @@ class Launch:
     #: Sectors that loads ask of L2 if a block finds in L1 all that it loaded before, and nothing of other
     #: blocks; cp.async, past L1, asks for all of its.
     l2_load_sectors: int
+    #: The most bytes that each thread had under way by cp.async at a time, added up over the threads.
+    async_bytes_in_flight: int
+    #: Waves of blocks (:func:`set_wave`), and the distinct sectors that each of them loads and stores, added
+    #: up: DRAM's traffic if L2 keeps nothing from one wave to the next.
+    waves: int
+    wave_load_sectors: int
+    wave_store_sectors: int
     instructions: dict[str, int]
     buffers: tuple[Buffer, ...]
 
@@ -105,14 +114,20 @@ def parse(text: str) -> list[Launch]:
 
 def take() -> list[Launch]:
     """The launches of this process since the last call. RuntimeError where it does not count."""
-    try:
-        function = ctypes.CDLL(None).cudacpu_take_counts
-    except AttributeError:
-        raise RuntimeError(
-            "cudacpu.counts: this process was not started by python -m cudacpu --count"
-        ) from None
+    function = _runtime("cudacpu_take_counts")
     function.restype = ctypes.c_char_p
     return parse(function().decode())
+
+
+def set_wave(blocks: int) -> None:
+    """Later launches run in waves of so many blocks, in the order of their indices; 0: all in one wave."""
+    _runtime("cudacpu_set_wave")(ctypes.c_uint64(blocks))
+
+
+def _runtime(name: str) -> Any:
+    if "CUDACPU_COUNTS" in os.environ:
+        return getattr(ctypes.CDLL(None), name)
+    raise RuntimeError("cudacpu.counts: this process was not started by python -m cudacpu --count")
 
 
 def _launch(row: dict) -> Launch:
@@ -125,6 +140,10 @@ def _launch(row: dict) -> Launch:
         block=tuple(row["block"]),
         shared_bytes=row["shared_bytes"],
         l2_load_sectors=row["l2_load_sectors"],
+        async_bytes_in_flight=row["async_bytes_in_flight"],
+        waves=row["waves"],
+        wave_load_sectors=row["wave_load_sectors"],
+        wave_store_sectors=row["wave_store_sectors"],
         instructions=instructions,
         buffers=tuple(_buffer(b) for b in row["buffers"]),
         **{path: Access(**row[path]) for path in paths},

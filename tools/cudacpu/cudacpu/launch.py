@@ -112,7 +112,7 @@ class Program:
 
     executable: Path
     shared_limit: int
-    #: Of the last launch, where the program counts; buffers are in the order of the arrays among the arguments.
+    #: Of the last launch, where the program counts; buffers are in the order of the arrays in the arguments.
     counts: counts.Launch | None = field(default=None, compare=False)
 
     def launch(

@@ -66,6 +66,13 @@ def test_gathered_floats_use_an_eighth_of_their_sectors() -> None:
     assert launch.buffers[0].unique_load_bytes == 128
 
 
+def test_waves_load_what_they_share_once_each() -> None:
+    """Direct launches run in one wave; test_torch.py splits one into several."""
+    launch = counted("broadcast", floats(1), np.zeros(256, "f4"), grid=2, block=128)
+    assert (launch.waves, launch.wave_load_sectors, launch.l2_load_sectors) == (1, 1, 2)
+    assert launch.wave_store_sectors == 32
+
+
 def test_a_broadcast_is_one_sector_a_warp_and_one_a_block_from_l2() -> None:
     launch = counted("broadcast", floats(1), np.zeros(256, "f4"), grid=2, block=128)
     assert launch.global_load == Access(requests=8, bytes=1024, useful_bytes=32, sectors=8, wavefronts=0)
@@ -115,6 +122,7 @@ def test_asynchronous_copies_go_past_l1() -> None:
     assert launch.async_copy == Access(requests=1, bytes=512, useful_bytes=512, sectors=16, wavefronts=0)
     assert launch.global_load.requests == 0
     assert launch.l2_load_sectors == 16
+    assert launch.async_bytes_in_flight == 512
     assert launch.shared_store.bytes == launch.shared_load.bytes == 512
     assert launch.buffers[0].load_widths == {16: 512}
     np.testing.assert_array_equal(x, y)

@@ -1,6 +1,7 @@
 #include "scheduler/counts.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -10,6 +11,8 @@
 namespace cudacpu {
 
 namespace {
+
+std::atomic<uint64_t> wave_blocks{0};
 
 constexpr unsigned kSector = 32;
 constexpr unsigned kBanks = 32, kBankBytes = 4;
@@ -98,6 +101,8 @@ void Counts::finish(const Request& request, Path path) {
       if (i > 0 && sector == distinct[i - 1] / kSector) continue;
       ++counts.sectors;
       if (path == Path::kGlobalLoad) block_sectors_.insert(sector);
+      if (path <= Path::kAsync)
+        (path == Path::kGlobalStore ? wave_stores_ : wave_loads_)[wave_].insert(sector);
     }
   }
   paths_[int(path)].add(counts);
@@ -121,6 +126,11 @@ void Counts::finish_global(const Request& request, Path path, PathCounts counts)
 
 Chunk& Counts::chunk(uint64_t address) { return chunks_[address / Chunk::kBytes]; }
 
+void Counts::start_block(uint64_t index) {
+  const uint64_t blocks = wave_blocks;
+  wave_ = blocks ? index / blocks : 0;
+}
+
 void Counts::end_block() {
   for (const auto& [key, requests] : open_) {
     for (const Request& request : requests) finish(request, key.path);
@@ -134,7 +144,12 @@ void Counts::add(const Counts& other) {
   for (int i = 0; i < kPaths; ++i) paths_[i].add(other.paths_[i]);
   for (int i = 0; i < kInstructionClasses; ++i) instructions_[i] += other.instructions_[i];
   for (const auto& [address, c] : other.chunks_) chunks_[address].add(c);
+  const auto unite = [](Waves& into, const Waves& from) {
+    for (const auto& [wave, sectors] : from) into[wave].insert(sectors.begin(), sectors.end());
+  };
+  unite(wave_loads_, other.wave_loads_), unite(wave_stores_, other.wave_stores_);
   l2_load_sectors_ += other.l2_load_sectors_;
+  async_bytes_ += other.async_bytes_;
   any_ |= other.any_;
 }
 
@@ -183,7 +198,16 @@ std::string Counts::json(const Kernel& kernel, Dim3 grid, Dim3 block, size_t dyn
       << "\", \"grid\": " << dims_json(grid) << ", \"block\": " << dims_json(block)
       << ", \"shared_bytes\": " << static_shared_bytes(kernel) + dynamic_shared;
   for (int i = 0; i < kPaths; ++i) out << ", \"" << kPathNames[i] << "\": " << path_json(paths_[i]);
-  out << ", \"l2_load_sectors\": " << l2_load_sectors_ << ", \"instructions\": [";
+  const auto sectors_of = [](const Waves& waves) {
+    uint64_t total = 0;
+    for (const auto& [wave, sectors] : waves) total += sectors.size();
+    return total;
+  };
+  out << ", \"waves\": " << std::max(wave_loads_.size(), wave_stores_.size())
+      << ", \"wave_load_sectors\": " << sectors_of(wave_loads_)
+      << ", \"wave_store_sectors\": " << sectors_of(wave_stores_)
+      << ", \"l2_load_sectors\": " << l2_load_sectors_ << ", \"async_bytes_in_flight\": " << async_bytes_
+      << ", \"instructions\": [";
   for (int i = 0; i < kInstructionClasses; ++i) out << (i ? ", " : "") << instructions_[i];
   out << "], \"buffers\": [";
   bool first = true;
@@ -218,6 +242,10 @@ extern "C" __attribute__((visibility("default"))) const char* cudacpu_take_count
   static thread_local std::string text;
   text = take_counts();
   return text.c_str();
+}
+
+extern "C" __attribute__((visibility("default"))) void cudacpu_set_wave(uint64_t blocks) {
+  wave_blocks = blocks;
 }
 
 void count_access(const Position& position, uint64_t address, unsigned bytes, Access kind, bool async) {

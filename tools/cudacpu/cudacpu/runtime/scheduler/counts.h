@@ -48,6 +48,8 @@ class Counts {
   void access(uint32_t warp, uint32_t lane, const Position& position, uint64_t address, unsigned bytes,
               Path path);
   void instructions(const uint32_t* of_class);
+  void asynchronous(uint64_t most_bytes) { async_bytes_ += most_bytes; }
+  void start_block(uint64_t index);
   void end_block();
   void add(const Counts& other);
   void clear();
@@ -86,7 +88,11 @@ class Counts {
   std::array<PathCounts, kPaths> paths_{};
   std::array<uint64_t, kInstructionClasses> instructions_{};
   std::unordered_map<uint64_t, Chunk> chunks_;
+  using Waves = std::unordered_map<uint64_t, std::unordered_set<uint64_t>>;  // sectors of each wave of blocks
+  Waves wave_loads_, wave_stores_;
+  uint64_t wave_ = 0;
   uint64_t l2_load_sectors_ = 0;
+  uint64_t async_bytes_ = 0;  // the most that each thread had under way, added up
   bool any_ = false;
 };
 

@@ -164,6 +164,8 @@ struct AsyncCopy {
 struct AsyncCopies {
   std::vector<AsyncCopy> open;
   std::vector<std::vector<AsyncCopy>> groups;
+  // Bytes of global memory: under way, and the most that ever were.
+  uint32_t pending = 0, most_pending = 0;
 };
 AsyncCopies& async_copies();
 
