@@ -118,7 +118,7 @@ def read_file(path: Path, arch: str, functions: Sequence[str] = ()) -> list[Bina
             continue
         registers, stack, shared, _ = resources[symbol]
         instructions = [(m[1], m[2]) for m in map(_INSTRUCTION.match, lines) if m]
-        mix = Counter(_opcode(opcode) for opcode, _ in instructions)
+        mix = Counter(_opcode(opcode, operands) for opcode, operands in instructions)
         spills = sum(count for opcode, count in mix.items() if opcode.startswith(("LDL", "STL")))
         binaries.append(
             Binary(
@@ -157,9 +157,11 @@ def _functions(code: str) -> Iterator[tuple[str, list[str]]]:
         yield symbol, body.splitlines()
 
 
-def _opcode(opcode: str) -> str:
-    """LDG.E.128.CONSTANT → LDG.16, FFMA.FTZ → FFMA."""
+def _opcode(opcode: str, operands: str) -> str:
+    """LDG.E.128.CONSTANT → LDG.16, FFMA.FTZ → FFMA; a product with the zero register is how ptxas moves constants."""
     base = opcode.split(".")[0]
+    if base in ("HFMA2", "FFMA", "IMAD") and "-RZ, RZ" in operands.replace("RZ.H0_H0", "RZ"):
+        return "MOV"
     if base in ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LDGSTS"):
         return f"{base}.{_width(opcode)}"
     return base

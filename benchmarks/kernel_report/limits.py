@@ -112,12 +112,12 @@ def _traffic(row: dict[str, Any]) -> Iterator[Finding]:
     size = DTYPES[row["dtype"]].itemsize
     subject = f"{row['kernel']} on {layer.name}"
     launches = row["launches"]
-    (launch,) = launches
     floor = layer.floor_bytes(row["batch"], row["dtype"])
     inputs, outputs, weights = (n * size for n in layer.elements(row["batch"]))
-    unique = sum(b["unique_load_bytes"] + b["unique_store_bytes"] for b in launch["buffers"])
+    unique = sum(b["unique_load_bytes"] + b["unique_store_bytes"] for n in launches for b in n["buffers"])
     yield _at_most("unique bytes / floor", subject, unique / floor, UNIQUE)
-    x, y = (next(b for b in launch["buffers"] if b["address"] == row[k]) for k in ("x", "y"))
+    x = next(b for b in launches[0]["buffers"] if b["address"] == row["x"])
+    y = next(b for b in launches[-1]["buffers"] if b["address"] == row["y"])
     for name, access, widths in (
         ("loads of x", x["load"], x["load_widths"]),
         ("stores", y["store"], y["store_widths"]),
@@ -133,8 +133,8 @@ def _traffic(row: dict[str, Any]) -> Iterator[Finding]:
         requested = (x["load"]["bytes"] + y["store"]["bytes"]) / (inputs + outputs)
         yield _at_most("requested bytes / floor", subject, requested, REQUESTED[layer.stride])
     if layer.op == "separable_conv2d":
-        traffic = 32 * (launch["wave_load_sectors"] + launch["wave_store_sectors"])
-        least = inputs + outputs + weights * launch["waves"]
+        traffic = 32 * sum(n["wave_load_sectors"] + n["wave_store_sectors"] for n in launches)
+        least = inputs + outputs + weights * launches[0]["waves"]
         yield _at_most("DW→PW traffic / floor", subject, traffic / least, FUSED_TRAFFIC)
 
 

@@ -10,7 +10,7 @@ floor. So the bounds are kind to what they stand for.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ _TYPES = {"f16": "c104Half", "f32": "ELi3EfiE"}
 _SECTOR = 32
 _ELEMENTWISE_THREADS, _ELEMENTS_A_THREAD = 128, 4  # of torch's vectorized elementwise kernels
 _NATIVE_THREADS = 1024  # of torch's GET_BLOCKS
-_TILE = 128  # of a matrix product
+_FLOOR_BLOCKS = 1024  # whatever the layer: enough for every SM of every device, in at most three waves
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,11 @@ def at_floor(layer: Layer, batch: int, dtype: str, tf32: bool = False) -> Work:
     moved = layer.floor_bytes(batch, dtype)
     macs = outputs * (9 if layer.op == "dwconv2d" else layer.channels)
     on_tensor_cores = layer.op != "dwconv2d" and (dtype != "f32" or tf32)
-    blocks = -(-outputs // _TILE**2) if layer.op == "pwconv2d" else -(-outputs // 2048)
     return Work(
-        blocks=max(1, blocks),
+        blocks=_FLOOR_BLOCKS,
         threads=256,
-        registers=128,
-        shared_bytes=32 * 1024,
+        registers=64,
+        shared_bytes=0,
         dram_bytes=moved,
         l2_bytes=moved,
         l1_bytes=moved,
@@ -152,6 +151,18 @@ def launches(layer: Layer, batch: int, dtype: str, layout: str, native: dict[str
     else:
         convolution = at_floor(layer, batch, dtype)
     if layer.op == "pool_linear":
-        return {"eager": [convolution] * 2, "torch.compile": [convolution] * 2}
+        return {mode: _pool_and_linear(layer, batch, dtype) for mode in ("eager", "torch.compile")}
     single = elementwise(layer.outputs(batch), dtype)
     return {"eager": [convolution, single, single], "torch.compile": [convolution, single]}
+
+
+def _pool_and_linear(layer: Layer, batch: int, dtype: str) -> list[Work]:
+    """A pass over the input, and a product of matrices; both at their floor."""
+    inputs, outputs, weights = layer.elements(batch)
+    size = DTYPES[dtype].itemsize
+    product = at_floor(layer, batch, dtype)
+    pooled = batch * layer.channels * size
+    moved = (weights + outputs) * size + pooled
+    pool = replace(product, dram_bytes=inputs * size + pooled, l2_bytes=inputs * size, l1_bytes=inputs * size, ffma=0,
+                   mma_flops=0, instructions=inputs)  # fmt: skip
+    return [pool, replace(product, dram_bytes=moved, l2_bytes=moved, l1_bytes=moved)]
