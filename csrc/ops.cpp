@@ -10,9 +10,9 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-#define MBV1_DEF(m, name, arguments)                                  \
-  m.def(name "(" arguments ") -> Tensor");                            \
-  m.def(name "_kernel(" arguments ") -> str");                        \
+#define MBV1_DEF(m, name, arguments)                                 \
+  m.def(name "(" arguments ") -> Tensor");                           \
+  m.def(name "_kernel(" arguments ") -> str");                       \
   m.def(name "_candidates(" arguments ", *, str device='') -> str"); \
   m.def(name "_with(" arguments ", *, str kernel) -> Tensor")
 

@@ -1,5 +1,5 @@
-// An op's kernels on one backend, most specialised first. On the CPU dispatch runs the first that matches, on CUDA the
-// one with the lowest prediction (csrc/cuda/choice.h); tests, benchmarks and `mbv1_kernels.explain` read the same
+// An op's kernels on one backend, most specialised first. On the CPU dispatch runs the first that matches, on CUDA
+// the one with the lowest prediction (csrc/cuda/choice.h); tests, benchmarks and `mbv1_kernels.explain` read the same
 // table. A new kernel is one line in it.
 //
 // Names: <op>_<layout>_k<K>s<S>, with what a kernel is not specialised for left out; dispatch appends the dtype

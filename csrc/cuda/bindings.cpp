@@ -29,21 +29,16 @@ struct Backend {
   }
 
   template <class Params>
-  static void tune(const Params&, const Tensor&) {}
+  static void tune(const Params& params, const Tensor& y) {
+    if (!autotune_enabled()) return;
+    const cudaStream_t stream = stream_of(y);
+    measure_candidates(params, stream,
+                       [&](const Kernel<Params>& kernel) { return launch(kernel, params, y, stream); });
+  }
 
   template <class Params>
   static void run(const Kernel<Params>& kernel, const Params& params, const Tensor& y) {
-    void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(y.get_device_index(), &stream));
-    Params call = params;
-    Tensor workspace;  // freed at the return, which the caching allocator orders after this stream's work
-    if constexpr (requires { workspace_of(call); }) {
-      if (kernel.workspace != nullptr) {
-        workspace = torch::stable::new_empty(y, {kernel.workspace(params)}, torch::headeronly::ScalarType::Byte);
-        workspace_of(call) = workspace.mutable_data_ptr();
-      }
-    }
-    STD_CUDA_CHECK(kernel.launch(call, static_cast<cudaStream_t>(stream)));
+    STD_CUDA_CHECK(launch(kernel, params, y, stream_of(y)));
   }
 
   template <class Params>
@@ -57,6 +52,26 @@ struct Backend {
   static const char* wanted() { return "float32, float16 or bfloat16 on CUDA"; }
 
  private:
+  static cudaStream_t stream_of(const Tensor& y) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(y.get_device_index(), &stream));
+    return static_cast<cudaStream_t>(stream);
+  }
+
+  template <class Params>
+  static cudaError_t launch(const Kernel<Params>& kernel, const Params& params, const Tensor& y,
+                            cudaStream_t stream) {
+    Params call = params;
+    Tensor workspace;  // freed at the return, which the caching allocator orders after this stream's work
+    if constexpr (requires { workspace_of(call); }) {
+      if (kernel.workspace != nullptr) {
+        workspace = torch::stable::new_empty(y, {kernel.workspace(params)}, torch::headeronly::ScalarType::Byte);
+        workspace_of(call) = workspace.mutable_data_ptr();
+      }
+    }
+    return kernel.launch(call, stream);
+  }
+
   static void*& workspace_of(PwConv2dParams& p) { return p.workspace; }
   static void*& workspace_of(SeparableConv2dParams& p) { return p.pw.workspace; }
   static void*& workspace_of(PoolLinearParams& p) { return p.workspace; }

@@ -46,6 +46,7 @@ int resident_blocks(const Work& work, const Device& device) {
 Prediction predict(const Work& work, const Device& device) {
   Prediction result{};
   const int resident = resident_blocks(work, device);
+  result.resident_blocks = resident;
   if (resident == 0) {
     result.us = std::numeric_limits<double>::infinity();
     result.limiter = Limiter::kLatency;
@@ -54,12 +55,13 @@ Prediction predict(const Work& work, const Device& device) {
   const double blocks = static_cast<double>(std::max<int64_t>(1, work.blocks));
   const double share = ceil_div(blocks, device.sms) / blocks;  // of the SM that gets the most blocks
   const double waves = ceil_div(blocks, static_cast<double>(device.sms) * resident);
+  result.waves = waves;
   const double clocks_per_us = device.clock_ghz * 1e3;
   const double sm_tera = 1e6 / device.sms;  // TFLOP/s of the device -> FLOP/us of an SM
   const auto set = [&](Limiter limiter, double us) { result.ceilings_us[static_cast<int>(limiter)] = us; };
   set(Limiter::kDram, work.dram_bytes / (device.dram_gb_per_s * 1e3));
-  set(Limiter::kL2, std::max(work.l2_bytes / (device.l2_gb_per_s * 1e3),
-                             work.l2_bytes * share / (kL2PortBytes * clocks_per_us)));
+  set(Limiter::kL2,
+      std::max(work.l2_bytes / (device.l2_gb_per_s * 1e3), work.l2_bytes * share / (kL2PortBytes * clocks_per_us)));
   set(Limiter::kL1, work.l1_bytes * share / (kL1Bytes * clocks_per_us));
   set(Limiter::kIssue, work.instructions * share / (kIssueLanes * clocks_per_us));
   set(Limiter::kFma, 2 * work.ffma * share / (device.fp32_tflops * sm_tera));
@@ -78,6 +80,7 @@ Prediction predict(const std::vector<Work>& works, const Device& device) {
   double longest = -1;
   for (const Work& work : works) {
     const Prediction one = predict(work, device);
+    if (longest < 0) total.resident_blocks = one.resident_blocks, total.waves = one.waves;
     total.us += one.us;
     for (int i = 0; i < kLimiters; ++i) total.ceilings_us[i] += one.ceilings_us[i];
     if (one.us > longest) longest = one.us, total.limiter = one.limiter;

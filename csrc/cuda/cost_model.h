@@ -48,6 +48,8 @@ struct Prediction {
   double us;  // a lower bound: the launch and the highest of the other ceilings
   Limiter limiter;
   std::array<double, kLimiters> ceilings_us;
+  int resident_blocks;  // on an SM at once; 0: a block does not fit
+  double waves;         // of blocks, of the first launch
 };
 
 // Infinite where a block does not fit an SM.

@@ -59,6 +59,8 @@ const Device& current_device() {
   return devices[slot];
 }
 
+bool is_modelled() { return modelled != nullptr; }
+
 ModelledDevice::ModelledDevice(const Device& device) : before_(modelled) { modelled = &device; }
 ModelledDevice::~ModelledDevice() { modelled = before_; }
 

@@ -10,6 +10,7 @@ namespace mbv1::cuda {
 // Figures of the calling thread's CUDA device, read once, unless a ModelledDevice is alive. A `work` function or a
 // launch that depends on the number of SMs asks here.
 const Device& current_device();
+bool is_modelled();
 
 // While it lives, current_device() of this thread is `device`.
 class ModelledDevice {

@@ -175,7 +175,8 @@ template <int kKernel>
 cudaError_t launch_nhwc(const DwConv2dParams& p, cudaStream_t stream) {
   return dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    return nhwc_vectors(p) ? launch_nhwc_as<T, kKernel, kVectorSize<T>>(p, stream) : launch_nhwc_as<T, kKernel, 1>(p, stream);
+    return nhwc_vectors(p) ? launch_nhwc_as<T, kKernel, kVectorSize<T>>(p, stream)
+                           : launch_nhwc_as<T, kKernel, 1>(p, stream);
   });
 }
 

@@ -315,8 +315,8 @@ Work tile_work(double blocks, double slices, double dram_bytes, double y_bytes, 
   work.ffma = kMma ? 0 : macs;
   work.mma_flops = kMma ? 2 * macs * (kBytes / 2) : 0;
   const double math = kMma ? macs / (16 * 8 * 32 / kBytes) * 32 : macs;
-  work.instructions = math * 1.5 + staged / kVectorBytes * (vectors ? 8 : 8 * Tile::kVec) +
-                      blocks * Tile::kM * Tile::kN * 4;
+  work.instructions =
+      math * 1.5 + staged / kVectorBytes * (vectors ? 8 : 8 * Tile::kVec) + blocks * Tile::kM * Tile::kN * 4;
   work.round_trips = 1 + slices / stages;
   return work;
 }

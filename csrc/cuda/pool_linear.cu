@@ -130,7 +130,8 @@ Work work(const PoolLinearParams& p) {
   work.ffma = weights * kImages;
   // A warp pools a channel of NCHW: its 32 lanes work for h * w pixels, and then add their sums.
   const double channels = 1.0 * p.batch * p.channels * feature_tiles;
-  work.instructions = (kChannelsLast ? pooled * 6 : channels * (ceil_div(p.h * p.w, 32) * 6 + 12) * 32) + weights * 20;
+  work.instructions =
+      (kChannelsLast ? pooled * 6 : channels * (ceil_div(p.h * p.w, 32) * 6 + 12) * 32) + weights * 20;
   // A thread pools its channels one after another, 4 pixels at a time; a warp its channels; 8 weights at a time.
   const double images = static_cast<double>(std::min<int64_t>(p.batch, kImages));
   const double pool_trips = kChannelsLast ? images * ceil_div(p.h * p.w, 4) : images * kChannels / kWarps;

@@ -156,9 +156,7 @@ bool matches_tf32(const PwConv2dParams& p) {
 
 bool matches_any(const PwConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
-Work work_any(const PwConv2dParams& p) {
-  return p.y_stride.c == 1 ? work<Layout::kNhwc>(p) : work<Layout::kNchw>(p);
-}
+Work work_any(const PwConv2dParams& p) { return p.y_stride.c == 1 ? work<Layout::kNhwc>(p) : work<Layout::kNchw>(p); }
 
 cudaError_t launch_any(const PwConv2dParams& p, cudaStream_t stream) {
   return p.y_stride.c == 1 ? launch<Layout::kNhwc>(p, stream) : launch<Layout::kNchw>(p, stream);

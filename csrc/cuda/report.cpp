@@ -39,7 +39,8 @@ std::string prediction_json(const Prediction& prediction) {
     json += std::string(i == 0 ? "" : ", ") + "\"" + limiter_name(static_cast<Limiter>(i)) +
             "\": " + number(prediction.ceilings_us[i]);
   }
-  return json + "}}";
+  return json + "}, \"resident_blocks\": " + std::to_string(prediction.resident_blocks) +
+         ", \"waves\": " + number(prediction.waves) + "}";
 }
 
 std::string candidate_json(const std::string& kernel, bool chosen, const std::vector<Work>& works,

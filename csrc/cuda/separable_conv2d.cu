@@ -184,7 +184,8 @@ Work work_as(const SeparableConv2dParams& p) {
   const double blocks = output_tiles * std::ceil(pixels / Tile::kPixels);
   const bool vectors = channels_are_vectors(p.dw.x, p.dw.x_stride, p.dw.dtype) && weights_are_vectors(p.pw);
   const double y_bytes = pixels * p.pw.out_channels * bytes * (p.pw.residual == nullptr ? 1 : 2);
-  Work work = tile_work<Tile>(blocks, slices, tensor_bytes(p), y_bytes, vectors, Traits::kBytes + Traits::kTapBytes, 1);
+  Work work =
+      tile_work<Tile>(blocks, slices, tensor_bytes(p), y_bytes, vectors, Traits::kBytes + Traits::kTapBytes, 1);
   // Each tile of outputs makes the middle pixels of all channels; the rows of x that its windows share meet in L1.
   const double middle = pixels * p.dw.channels * output_tiles, macs = middle * taps(p.dw.window);
   const double staged = blocks * slices * Tile::kSlice * Tile::kPixels;  // pixels do not come from L2
@@ -218,8 +219,8 @@ cudaError_t launch(const SeparableConv2dParams& p, cudaStream_t stream) {
 
 template <Layout kLayout, int kKernel>
 Work work(const SeparableConv2dParams& p) {
-  return work_of_dtype(
-      p.dw.dtype, [&](auto type) { return work_as<typename decltype(type)::type, false, kLayout, kKernel>(p); });
+  return work_of_dtype(p.dw.dtype,
+                       [&](auto type) { return work_as<typename decltype(type)::type, false, kLayout, kKernel>(p); });
 }
 
 bool matches_any(const SeparableConv2dParams& p) { return has_cuda_kernels(p.dw.dtype); }

@@ -14,12 +14,11 @@ int64_t middle_bytes(const SeparableConv2dParams& p) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// The halves, with the tensor between them dense in y's layout, at the start of the workspace. Before there is one, an
-// address that is aligned like it stands for it.
+// The halves, with the tensor between them dense in y's layout, at the start of the workspace. Before there is one,
+// an address that is aligned like it stands for it.
 SeparableConv2dParams halves(SeparableConv2dParams p) {
   const int64_t c = p.dw.channels, h = p.dw.out_h, w = p.dw.out_w;
-  const Strides4 stride =
-      p.pw.y_stride.c == 1 ? Strides4{h * w * c, 1, w * c, c} : Strides4{c * h * w, h * w, w, 1};
+  const Strides4 stride = p.pw.y_stride.c == 1 ? Strides4{h * w * c, 1, w * c, c} : Strides4{c * h * w, h * w, w, 1};
   if (p.pw.workspace == nullptr) p.pw.workspace = reinterpret_cast<void*>(kAlignment);
   unsigned char* middle = static_cast<unsigned char*>(p.pw.workspace);
   p.dw.y = middle, p.pw.x = middle;

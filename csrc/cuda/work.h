@@ -40,16 +40,15 @@ inline double tensor_bytes(const DwConv2dParams& p) {
 
 inline double tensor_bytes(const PwConv2dParams& p) {
   const double weights = 1.0 * p.out_channels * (p.in_channels + (p.bias != nullptr));
-  const double residual =
-      p.residual == nullptr ? 0 : distinct(p.residual_stride, p.batch, p.out_channels, p.h, p.w);
+  const double residual = p.residual == nullptr ? 0 : distinct(p.residual_stride, p.batch, p.out_channels, p.h, p.w);
   const double x = distinct(p.x_stride, p.batch, p.in_channels, p.h, p.w);
   return (x + weights + residual + 1.0 * p.batch * p.out_channels * p.h * p.w) * element_bytes(p.dtype);
 }
 
 inline double tensor_bytes(const SeparableConv2dParams& p) {
   PwConv2dParams pw = p.pw;
-  pw.x_stride = {};  // the tensor between the parts has no bytes: one element
-  return tensor_bytes(p.dw) - outputs(p.dw) * element_bytes(p.dw.dtype) + tensor_bytes(pw);
+  pw.x_stride = {};  // one element, of a tensor between the parts that has none
+  return tensor_bytes(p.dw) + tensor_bytes(pw) - (outputs(p.dw) + 1) * element_bytes(p.dw.dtype);
 }
 
 inline double tensor_bytes(const StemConv2dParams& p) {

@@ -58,7 +58,7 @@ def test_every_variant(case: Case, dtype: str, layout: str) -> None:
 
 def test_a_kernel_that_does_not_take_the_call_is_refused_by_name() -> None:
     call = build(CASES[0], torch.float16, "nhwc", "cuda")
-    with pytest.raises(RuntimeError, match="mbv1::dwconv2d: kernel: expected one .*, got 'dwconv2d_nchw_k9_f16'"):
+    with pytest.raises(RuntimeError, match=r"mbv1::dwconv2d: kernel: expected one .*, got 'dwconv2d_nchw_k9_f16'"):
         torch.ops.mbv1.dwconv2d_with(*call.normalized, kernel="dwconv2d_nchw_k9_f16")
 
 
