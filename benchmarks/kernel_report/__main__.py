@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(tables.render(report))
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(tables.as_json(report))
     return 0
 
 
@@ -117,7 +117,7 @@ def _native_row(native: today.Native) -> dict[str, Any]:
 def _variant(binary: Binary) -> dict[str, Any]:
     """A compiled kernel, with its occupancy on a device of its architecture where its block size is known."""
     row = binary.as_dict()
-    if binary.threads:
+    if binary.threads and binary.arch in limits.DEVICE_OF:
         launch = {"block": [binary.threads, 1, 1], "shared_bytes": binary.static_shared}
         row["resident_warps"] = limits.resident_warps(launch, binary)
     return row

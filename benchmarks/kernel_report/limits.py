@@ -26,7 +26,8 @@ REQUESTED = {1: 2.2, 2: 1.6}  # x floor, by stride: input loads and stores of dw
 FUSED_TRAFFIC = 1.15  # x (input + output + weights once a wave)
 
 CHANNELS = 64
-DEVICE_OF = {"sm_80": "A100", "sm_89": "L4", "sm_90": "H100"}
+# Devices of the cost model whose SMs hold as much as those of an architecture.
+DEVICE_OF = {"sm_80": "A100", "sm_86": "L4", "sm_89": "L4", "sm_90": "H100", "sm_100": "H100", "sm_120": "L4"}
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,7 @@ def resident_warps(launch: dict[str, Any], binary: Binary) -> int:
     """Warps on an SM at once, as the cost model has it, with the registers of the compiled kernel."""
     x, y, z = launch["block"]
     work = [1e9, x * y * z, binary.registers, launch["shared_bytes"], 0, 0, 0, 0, 0, 0, 1]
-    device = DEVICE_OF.get(binary.arch, "H100")
-    prediction = json.loads(torch.ops.mbv1.cuda_predict([float(n) for n in work], device))
+    prediction = json.loads(torch.ops.mbv1.cuda_predict([float(n) for n in work], DEVICE_OF[binary.arch]))
     return prediction["resident_blocks"] * -(-x * y * z // 32)
 
 

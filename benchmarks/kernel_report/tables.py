@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,27 @@ def render(report: dict[str, Any]) -> str:
     """Every table, with what its columns mean."""
     parts = [report["note"], _variants(report["variants"]), _layers(report["layers"]), _native(report)]
     return "\n\n".join([*parts, *_predictions(report["predictions"])])
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """The report as JSON with a row a line, and five digits of each number."""
+
+    def line(value: Any) -> str:
+        return json.dumps(_rounded(value))
+
+    parts = []
+    for key, value in report.items():
+        rows = "[\n" + ",\n".join(map(line, value)) + "\n]" if isinstance(value, list) else line(value)
+        parts.append(f"{json.dumps(key)}: {rows}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -150,3 +151,10 @@ def test_tables_have_a_column_for_each_title() -> None:
         ["a", "1.00"],
         ["long name", "22.50"],
     ]
+
+
+def test_the_json_of_a_report_has_a_row_a_line() -> None:
+    report = {"note": "n", "rows": [{"a": 1.23456789}, {"a": [2]}]}
+    text = tables.as_json(report)
+    assert json.loads(text) == {"note": "n", "rows": [{"a": 1.2346}, {"a": [2]}]}
+    assert len(text.splitlines()) == 7
