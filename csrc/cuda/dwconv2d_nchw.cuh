@@ -36,7 +36,7 @@ struct PlaneTraits {
   static constexpr int kWholeWidth = 512, kTileWidth = 256;
   // Sums of outputs that a row does not reach are skipped where that saves more than the branches cost.
   static constexpr bool kSkips = kKernel > 3;
-  static constexpr int kRegisters = kKernel == 3 ? 56 : kKernel == 5 ? 80 : 112;
+  static constexpr int kRegisters = kKernel == 3 ? 64 : kKernel == 5 ? 80 : 120;
   static constexpr int kMinBlocks = kKernel == 3 ? 8 : kKernel == 5 ? 6 : 4;
   static_assert(kTileWidth % kVec == 0 && kWholeWidth <= kMaxOutputs);
 };

@@ -241,7 +241,7 @@ std::vector<Work> further_means(const PoolLinearParams& p) {
   const double warps = grid.blocks * (kThreads / 32.0), sums = grid.images * grid.features;
   Work work{};
   work.blocks = grid.blocks;
-  work.threads = kThreads, work.registers = sums == 32 ? 154 : sums == 8 ? 116 : 64, work.shared_bytes = 0;
+  work.threads = kThreads, work.registers = sums == 32 ? 168 : sums == 8 ? 116 : 64, work.shared_bytes = 0;
   work.dram_bytes = (weights + p.out_features + y) * bytes + means;
   // A block reads the means of its images once from L2, its warps from L1.
   work.l2_bytes = (weights * image_tiles + y) * bytes + grid.blocks * (means / p.batch) * grid.images;
