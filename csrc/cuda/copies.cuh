@@ -26,7 +26,7 @@ __device__ void copy_async_first(T* to, const T* from, int count) {
                : "memory");
 #else
   if (count == kVectorSize<T>) {
-    store_pack(to, load_pack<kVectorSize<T>>(from));
+    store_pack(to, load_pack<kVectorSize<T> >(from));
   } else {
     for (int i = 0; i < count; ++i) to[i] = from[i];
   }

@@ -166,8 +166,9 @@ Work work_nhwc(const DwConv2dParams& p) {
   work.l2_bytes = (work.blocks * in_rows * in_columns * channels + outputs(p)) * bytes;
   work.l1_bytes = (macs + macs / kStrip + outputs(p)) * bytes;
   work.ffma = macs;
-  // A conversion of x for an FMA where it has 2 bytes; a load with its bounds and address for a vector.
-  work.instructions = macs * (bytes == 2 ? 2 : 1) + macs / vec * 6 + outputs(p) * 3;
+  // Fitted to what tools/cudacpu counts for 3x3 to 7x7: an FMA has its share of a load, bounds and conversions.
+  work.instructions = bytes == 2 ? macs * 3.4 + outputs(p) * 15 : macs * 2.3 + outputs(p) * 22;
+  work.round_trips = 1 + kKernel;  // the weights, then row by row
   return work;
 }
 
@@ -351,7 +352,8 @@ Work work_nchw(const DwConv2dParams& p) {
   // A lane's access to shared memory takes a bank of 4 bytes, whatever the dtype.
   work.l1_bytes = (staged + outputs(p)) * bytes + (staged + macs) * 4;
   work.ffma = macs;
-  work.instructions = macs * (bytes == 2 ? 3 : 2) + staged * (grid.vectors ? 4 : 10) + outputs(p) * 8;
+  // Fitted to what tools/cudacpu counts for 3x3 to 7x7 at stride 1 and 2.
+  work.instructions = macs * (bytes == 2 ? 3.5 : 2.65) + staged * 20 + outputs(p) * 25;
   work.round_trips = 2;  // the tile, then the weights
   return work;
 }

@@ -1,9 +1,9 @@
 // Depthwise convolution of dense NCHW tensors, square windows of 3, 5 and 7 at stride 1 and 2.
 //
 // A block makes a band of rows of one plane, or several whole planes where these are small. Either is one run of
-// memory, whatever the width: it is copied to shared memory 16 bytes at a time, asynchronously, and so are the results
-// back, so that x is read once (but for the rows that two bands share) and no load or store depends on a border.
-// Planes wider than kWholeWidth are cut into tiles, whose rows are runs of their own.
+// memory, whatever the width: it is copied to shared memory 16 bytes at a time, asynchronously, and so are the
+// results back, so that x is read once (but for the rows that two bands share) and no load or store depends on a
+// border. Planes wider than kWholeWidth are cut into tiles, whose rows are runs of their own.
 //
 // In between, neighbouring threads make neighbouring columns, which is what keeps shared memory free of conflicts at
 // any width; a thread slides down its columns with the plane's weights in registers, and keeps open the sums of all
@@ -87,7 +87,8 @@ PlaneGrid plane_grid_of(const DwConv2dParams& p, int64_t outputs) {
     double best = 0;
     for (int64_t planes = period; planes * plane <= std::max(outputs, period * plane); planes += period) {
       const int64_t columns = planes * threads_w(p.out_w);
-      const int64_t items = columns * std::max<int64_t>(1, std::min(Traits::kThreads / columns, ceil_div(p.out_h, 4)));
+      const int64_t items =
+          columns * std::max<int64_t>(1, std::min(Traits::kThreads / columns, ceil_div(p.out_h, 4)));
       const double used = static_cast<double>(items) / static_cast<double>(ceil_div(items, 128) * 128);
       if (used >= best) best = used, grid.planes = static_cast<int>(planes);
     }
@@ -114,10 +115,10 @@ PlaneGrid plane_grid_of(const DwConv2dParams& p, int64_t outputs) {
   return grid;
 }
 
-// Smaller tiles where there are fewer blocks than two an SM.
+// Smaller tiles where there are fewer blocks than four an SM.
 template <class Traits>
 PlaneGrid plane_grid(const DwConv2dParams& p) {
-  const int64_t enough_blocks = 2 * current_device().sms;
+  const int64_t enough_blocks = 4 * current_device().sms;
   for (int64_t outputs = Traits::kMaxOutputs;; outputs /= 2) {
     const PlaneGrid grid = plane_grid_of<Traits>(p, outputs);
     const bool fits = plane_bytes<Traits>(grid) <= Traits::kMaxBytes;
@@ -190,8 +191,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     bool inside_w[kInColumns];
 #pragma unroll
     for (int j = 0; j < kInColumns; ++j) inside_w[j] = inside(iw + j, in_w);
-    const T* source =
-        tile + run.shift() + (plane * in_h + ih - first_row) * grid.pitch + iw - first_column;
+    const T* source = tile + run.shift() + (plane * in_h + ih - first_row) * grid.pitch + iw - first_column;
     T* y = results + written.shift() + (plane * band + first) * width + column;
 
     float x[kInColumns];
@@ -230,7 +230,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
       if (step == outputs + kOpen - 1) break;
 #pragma unroll
       for (int d = kOpen - 1; d > 0; --d) {
-        if (!Traits::kSkips || (step >= d && step - d < outputs)) add_row(open[d], [&](int c) { return open[d - 1][c]; }, d * kStride);
+        if (!Traits::kSkips || (step >= d && step - d < outputs))
+          add_row(open[d], [&](int c) { return open[d - 1][c]; }, d * kStride);
       }
       if (!Traits::kSkips || step < outputs) add_row(open[0], [&](int) { return bias; }, 0);
       if constexpr (kStride == 2) {
@@ -254,7 +255,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     T* y = to + i * p.out_w + first;
     const int begin = max(written.shift() - first, 0), end = min(written.shift() + written.length - first, kVec);
     if (begin == 0 && end == kVec) {
-      store_pack(y, load_pack<kVec>(result));
+      *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(result);
     } else {
       for (int v = begin; v < end; ++v) y[v] = result[v];
     }
@@ -287,18 +288,18 @@ Work work_nchw_planes(const DwConv2dParams& p) {
     const PlaneGrid grid = plane_grid<Traits>(p);
     const double bytes = element_bytes(p.dtype), total = 1.0 * p.batch * p.channels;
     const int64_t in_rows = (grid.band - 1) * kStride + kKernel;
-    const double rows = grid.planes > 1 ? static_cast<double>(p.in_h)
-                                        : coordinates_of_tiles(p.in_h, grid.bands, grid.band, in_rows, kStride,
-                                                               p.window.pad_top);
-    const double columns = grid.whole ? static_cast<double>(p.in_w)
-                                      : coordinates_of_tiles(p.in_w, grid.tiles_w, grid.width, grid.pitch, kStride,
-                                                             p.window.pad_left);
+    const double rows = grid.planes > 1
+                            ? static_cast<double>(p.in_h)
+                            : coordinates_of_tiles(p.in_h, grid.bands, grid.band, in_rows, kStride, p.window.pad_top);
+    const double columns =
+        grid.whole ? static_cast<double>(p.in_w)
+                   : coordinates_of_tiles(p.in_w, grid.tiles_w, grid.width, grid.pitch, kStride, p.window.pad_left);
     const double copied = total * rows * columns;
     work.blocks = grid.blocks();
     const double weights = work.blocks * static_cast<double>(grid.planes) * (Traits::kTaps + 1);
     // Threads slide over the rows of their group and those that the window adds.
-    const double columns_of_threads = total * grid.bands * grid.row_groups * grid.tiles_w *
-                                      ceil_div(grid.width, Traits::kColumns);
+    const double columns_of_threads =
+        total * grid.bands * grid.row_groups * grid.tiles_w * ceil_div(grid.width, Traits::kColumns);
     const double thread_rows = (grid.rows - 1) * kStride + kKernel;
     work.threads = Traits::kThreads, work.registers = Traits::kRegisters;
     work.shared_bytes = plane_bytes<Traits>(grid);
@@ -311,8 +312,8 @@ Work work_nchw_planes(const DwConv2dParams& p) {
                 (Traits::kSkips ? grid.rows : grid.rows + Traits::kOpen);
     const double converted = bytes == 2 ? 1 : 0;
     work.instructions = work.ffma + (copied + outputs(p)) / Traits::kVec * 30 + weights * 60 +
-                        columns_of_threads * (thread_rows * (10 + Traits::kInColumns * (3 + converted)) +
-                                              grid.rows * (6 + Traits::kColumns * 5) + 60 + Traits::kTaps) +
+                        columns_of_threads * (thread_rows * (8 + Traits::kInColumns * (2.5 + converted)) +
+                                              grid.rows * (4 + Traits::kColumns * 5) + 60 + Traits::kTaps) +
                         work.blocks * 128.0 * 100;
     return cudaSuccess;
   });
@@ -325,8 +326,8 @@ cudaError_t launch_nchw_planes(const DwConv2dParams& p, cudaStream_t stream) {
     using Traits = PlaneTraits<typename decltype(type)::type, kKernel, kStride>;
     const PlaneGrid grid = plane_grid<Traits>(p);
     if (const cudaError_t error = check_grid(grid.blocks()); error != cudaSuccess) return error;
-    dwconv2d_nchw_planes_kernel<Traits><<<static_cast<unsigned>(grid.blocks()), Traits::kThreads,
-                                          plane_bytes<Traits>(grid), stream>>>(p, grid);
+    dwconv2d_nchw_planes_kernel<Traits>
+        <<<static_cast<unsigned>(grid.blocks()), Traits::kThreads, plane_bytes<Traits>(grid), stream>>>(p, grid);
     return cudaGetLastError();
   });
 }

@@ -42,21 +42,24 @@ struct StripTraits {
   static_assert((kRing & (kRing - 1)) == 0 && kSharedBytes <= 48 * 1024);
   // A strip reads kKernel - kStride rows that the one above it reads too.
   static constexpr int kMaxBand = kKernel == 3 ? 16 : 32;
-  static constexpr int kMinBand = 2;
+  static constexpr int kMinBand = kKernel - 1;
   // What the registers of an SM allow: at most 96, 128 and 255 of 65,536 a thread.
   static constexpr int kBlocks = kKernel == 3 ? 5 : 4;
-  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3 ? 56 : kKernel == 5 ? 80 : 128)
-                                                   : (kKernel == 3 ? 80 : kKernel == 5 ? 128 : 216);
+  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3   ? 56
+                                                      : kKernel == 5 ? 80
+                                                                     : 128)
+                                                   : (kKernel == 3   ? 88
+                                                      : kKernel == 5 ? 128
+                                                                     : 216);
 };
 
 // The two numbers of a word. Volatile: hoisted out of a loop, the results would be the registers that this saves.
 template <class T>
 __device__ inline void unpack_here(uint32_t word, float& low, float& high) {
   if constexpr (std::is_same_v<T, __half>) {
-    asm volatile(
-        "{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
-        : "=f"(low), "=f"(high)
-        : "r"(word));
+    asm volatile("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+                 : "=f"(low), "=f"(high)
+                 : "r"(word));
   } else {
     asm volatile("shl.b32 %0, %2, 16; and.b32 %1, %2, 0xffff0000;" : "=f"(low), "=f"(high) : "r"(word));
   }
@@ -134,10 +137,11 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
   unsigned columns_inside = 0;
 #pragma unroll
   for (int c = 0; c < Traits::kCopies; ++c) columns_inside |= (moves && inside(left + c * 4, in_w)) << c;
+  const int in_rows = (grid.band - 1) * kStride + kKernel;
   int next_row = 0;
   const auto copy_next_row = [&] {
     uint4* to = ring + next_row % kRing * Traits::kRowVectors + lane;
-    const unsigned exists = inside(top + next_row, in_h) ? columns_inside : 0;
+    const unsigned exists = next_row < in_rows && inside(top + next_row, in_h) ? columns_inside : 0;
 #pragma unroll
     for (int c = 0; c < Traits::kCopies; ++c) {
       if ((c + 1) * 32 <= Traits::kRowVectors || moved_column + c * 4 < kInColumns) {
@@ -293,9 +297,9 @@ Work work_nhwc_strips(const DwConv2dParams& p) {
     const double rows = coordinates_of_tiles(p.in_h, grid.bands, grid.band, in_rows, kStride, p.window.pad_top);
     const double columns = coordinates_of_tiles(p.in_w, grid.strips_per_row, Traits::kColumns, Traits::kInColumns,
                                                 kStride, p.window.pad_left);
-    const double distinct_columns = coordinates_of_tiles(p.in_w, ceil_div(grid.strips_per_row, block_strips),
-                                                         block_strips * Traits::kColumns, block_columns, kStride,
-                                                         p.window.pad_left);
+    const double distinct_columns =
+        coordinates_of_tiles(p.in_w, ceil_div(grid.strips_per_row, block_strips), block_strips * Traits::kColumns,
+                             block_columns, kStride, p.window.pad_left);
     const double row_bytes = p.batch * p.channels * rows * bytes, y_bytes = outputs(p) * bytes;
     work.blocks = strip_blocks<Traits>(grid);
     const double warps = grid.channel_groups * ceil_div(grid.strips, strips_per_warp);
@@ -304,16 +308,18 @@ Work work_nhwc_strips(const DwConv2dParams& p) {
     work.dram_bytes = tensor_bytes(p);
     work.l2_bytes = row_bytes * distinct_columns + y_bytes + work.blocks * (lane_weights * bytes * 32);
     // Into the ring and out of it; results to staging, from there, and to y.
-    work.l1_bytes = row_bytes * columns + warps * in_rows * Traits::kInColumns * 128 +
-                    warps * grid.band * 512 * 3 + warps * 32 * lane_weights * bytes;
+    work.l1_bytes = row_bytes * columns + warps * in_rows * Traits::kInColumns * 128 + warps * grid.band * 512 * 3 +
+                    warps * 32 * lane_weights * bytes;
     const double lane_outputs = Traits::kColumns * Traits::kLaneChannels;
     work.ffma = warps * 32 * grid.band * lane_outputs * taps;
     // Of a lane: per row the copies, the reads of the ring and what converts them; per output row what converts
     // packed weights, the activation and the stores; then its weights and offsets.
     const double converted = bytes == 2 ? Traits::kLaneChannels : 0;
     const double converted_weights = LaneWeights<Traits>::kPacked ? taps * Traits::kLaneChannels : 0;
-    work.instructions = work.ffma + warps * 32 * (in_rows * (12 + Traits::kCopies * 4 + Traits::kInColumns * (1 + converted)) +
-                                                  grid.band * (20 + converted_weights + 2 * lane_outputs) + 4 * lane_weights + 150);
+    work.instructions =
+        work.ffma + warps * 32 *
+                        (in_rows * (12 + Traits::kCopies * 4 + Traits::kInColumns * (1 + converted)) +
+                         grid.band * (20 + converted_weights + 2 * lane_outputs) + 4 * lane_weights + 150);
     // The ring hides the memory but for one row in kRing - 1.
     work.round_trips = static_cast<double>(ceil_div(in_rows, Traits::kRing - 1));
     return cudaSuccess;

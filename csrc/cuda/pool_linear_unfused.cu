@@ -1,9 +1,10 @@
 // Global average pool, then linear, in two launches, so that x is read once whatever the number of features: in one,
 // the blocks of other features pool the same images again.
 //
-// The means, in float32, lie in the workspace: [image][channel]. In NHWC a thread sums 16 bytes of channels over every
-// kPixelThreads-th pixel, 8 loads at a time; in NCHW a block copies the run of memory that is kPlanes planes to shared
-// memory. The linear layer is small: a warp makes kImages x kFeatures outputs, its lanes with 16 bytes of K each.
+// The means, in float32, lie in the workspace: [image][channel]. In NHWC a thread sums 16 bytes of channels over
+// every kPixelThreads-th pixel, 8 loads at a time; in NCHW a block copies the run of memory that is kPlanes planes to
+// shared memory. The linear layer is small: a warp makes kImages x kFeatures outputs, its lanes with 16 bytes of K
+// each.
 
 #include <algorithm>
 
@@ -76,8 +77,7 @@ __global__ void __launch_bounds__(kThreads) pool_nchw_kernel(PoolLinearParams p,
   extern __shared__ uint4 memory[];
   T* const tile = reinterpret_cast<T*>(memory);
   const int64_t first_plane = static_cast<int64_t>(blockIdx.x) * planes_of_block;
-  const int planes =
-      static_cast<int>(min(static_cast<int64_t>(planes_of_block), p.batch * p.channels - first_plane));
+  const int planes = static_cast<int>(min(static_cast<int64_t>(planes_of_block), p.batch * p.channels - first_plane));
   const int pixels = static_cast<int>(p.h * p.w);
   const Run<T> run{first_plane * pixels, planes * pixels};
   const T* from = static_cast<const T*>(p.x) + (run.first - run.shift());
@@ -226,7 +226,8 @@ Work work_means(const PoolLinearParams& p) {
   work.threads = kThreads, work.registers = kChannelsLast ? 60 : 30;
   work.shared_bytes = kChannelsLast ? kPixelThreads * kVectors * vector_size(p.dtype) * 4 : planes_bytes(p);
   work.dram_bytes = work.l2_bytes = elements * bytes + means * 4;
-  work.l1_bytes = elements * (kChannelsLast ? bytes : bytes + 4) + means * 4 * (kChannelsLast ? 2 * kPixelThreads : 1);
+  work.l1_bytes =
+      elements * (kChannelsLast ? bytes : bytes + 4) + means * 4 * (kChannelsLast ? 2 * kPixelThreads : 1);
   work.ffma = elements;
   work.instructions = elements * (kChannelsLast ? (bytes == 2 ? 2.2 : 1.5) : 5) + means * 40;
   work.round_trips = kChannelsLast ? static_cast<double>(ceil_div(p.h * p.w, kBatch * kPixelThreads)) : 1.0;
@@ -247,13 +248,15 @@ std::vector<Work> further_means(const PoolLinearParams& p) {
   work.l2_bytes = (weights * image_tiles + y) * bytes + grid.blocks * (means / p.batch) * grid.images;
   work.l1_bytes = (weights * image_tiles + y) * bytes + warps * (means / p.batch) * grid.images;
   work.ffma = warps * p.channels * sums;
-  work.instructions = work.ffma * (1 + 0.3 / grid.features) + warps * p.channels * grid.features * (bytes == 2 ? 1 : 0) +
-                      warps * 32 * (sums * 4 + 100);
+  work.instructions = work.ffma * (1 + 0.3 / grid.features) +
+                      warps * p.channels * grid.features * (bytes == 2 ? 1 : 0) + warps * 32 * (sums * 4 + 100);
   work.round_trips = sums == 1 ? 1.0 : std::max(1.0, p.channels / (32.0 * vector_size(p.dtype)));
   return {work};
 }
 
-int64_t workspace_means(const PoolLinearParams& p) { return p.batch * p.channels * static_cast<int64_t>(sizeof(float)); }
+int64_t workspace_means(const PoolLinearParams& p) {
+  return p.batch * p.channels * static_cast<int64_t>(sizeof(float));
+}
 
 template <bool kChannelsLast>
 cudaError_t launch_means(const PoolLinearParams& p, cudaStream_t stream) {
