@@ -311,10 +311,10 @@ Work work_nchw_planes(const DwConv2dParams& p) {
     work.ffma = columns_of_threads * Traits::kTaps * Traits::kColumns *
                 (Traits::kSkips ? grid.rows : grid.rows + Traits::kOpen);
     const double converted = bytes == 2 ? 1 : 0;
-    work.instructions = work.ffma + (copied + outputs(p)) / Traits::kVec * 30 + weights * 60 +
-                        columns_of_threads * (thread_rows * (8 + Traits::kInColumns * (2.5 + converted)) +
-                                              grid.rows * (4 + Traits::kColumns * 5) + 60 + Traits::kTaps) +
-                        work.blocks * 128.0 * 100;
+    work.instructions = work.ffma + (copied + outputs(p)) / Traits::kVec * 22 + weights * 45 +
+                        columns_of_threads * (thread_rows * (7 + Traits::kInColumns * (2 + converted)) +
+                                              grid.rows * (4 + Traits::kColumns * 5) + 45 + Traits::kTaps) +
+                        work.blocks * 128.0 * 70;
     return cudaSuccess;
   });
   return work;
