@@ -1,14 +1,20 @@
 // Every operator's schema, and the Python module `mbv1_kernels._C` whose import registers them.
 //
 // Kernels: csrc/cpu/bindings.cpp and csrc/cuda/bindings.cpp. Fakes, autograd and autocast: mbv1_kernels/ops/.
-// Each op `foo` has a `foo_kernel` with the same arguments, which returns the name of the kernel that would run.
+// Each op `foo` has, with the same arguments,
+//   foo_kernel                  the name of the kernel that would run,
+//   foo_candidates(…, device)   JSON: every kernel that could run the call, in the order of the table, and on CUDA
+//                               what the cost model predicts for it on this device or on a named one of cuda_devices,
+//   foo_with(…, kernel)         the op by the kernel of that name.
 
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-#define MBV1_DEF(m, name, arguments)       \
-  m.def(name "(" arguments ") -> Tensor"); \
-  m.def(name "_kernel(" arguments ") -> str")
+#define MBV1_DEF(m, name, arguments)                                 \
+  m.def(name "(" arguments ") -> Tensor");                           \
+  m.def(name "_kernel(" arguments ") -> str");                       \
+  m.def(name "_candidates(" arguments ", *, str device='') -> str"); \
+  m.def(name "_with(" arguments ", *, str kernel) -> Tensor")
 
 STABLE_TORCH_LIBRARY(mbv1, m) {
   MBV1_DEF(m, "dwconv2d",
@@ -30,6 +36,11 @@ STABLE_TORCH_LIBRARY(mbv1, m) {
   // The names of all kernels of an op on a backend, one a line.
   m.def("cpu_kernels(str op) -> str");
   m.def("cuda_kernels(str op) -> str");
+
+  // The cost model itself: its devices as JSON, and its prediction for launches that are not ours. `work` holds the
+  // members of Work (csrc/cuda/cost_model.h) in order, for one launch after another.
+  m.def("cuda_devices() -> str");
+  m.def("cuda_predict(float[] work, str device) -> str");
 }
 
 PyMODINIT_FUNC PyInit__C() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,12 +76,29 @@ def run(op: Op, backend: str, args: tuple[Any, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class KernelChoice:
+    """A kernel that could run the call. On CUDA, what the cost model predicts for it: ``us`` is a lower bound on its
+    time, predicted and not measured; ``limiter`` names what it is bound by."""
+
+    kernel: str
+    us: float | None = None
+    limiter: str | None = None
+
+    def __str__(self) -> str:
+        if self.limiter is None:
+            return self.kernel
+        time = "does not fit this device" if self.us is None else f"predicted >= {self.us:.2f} us, limited by"
+        return f"{self.kernel:<40}{time} {self.limiter}"
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One backend's answer: the name of the kernel it would run, or why it cannot."""
+    """One backend's answer: the name of the kernel it would run, or why it cannot; and all that it chose from."""
 
     backend: str
     kernel: str | None
     reason: str | None
+    kernels: tuple[KernelChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,11 +119,14 @@ class Explanation:
         for c in self.candidates:
             mark = "->" if c.backend == self.chosen else "  "
             lines.append(f"{mark} {c.backend:<7}{c.kernel or 'cannot run: ' + str(c.reason)}")
+            if len(c.kernels) > 1:
+                lines += [f"       {'*' if k.kernel == c.kernel else ' '} {k}" for k in c.kernels]
         return "\n".join(lines)
 
 
 def explain(op_name: str, *args: Any, backend: str = "auto", **kwargs: Any) -> Explanation:
-    """What would run for a call of ``mbv1_kernels.<op_name>(*args, **kwargs)``, and why not the others.
+    """What would run for a call of ``mbv1_kernels.<op_name>(*args, **kwargs)``, and why not the others: of each
+    backend all kernels that could run it, with the cost that the choice on CUDA is made by.
 
     Nothing is computed. Raises what the call itself would raise for bad arguments, and RuntimeError for an
     op that does not exist.
@@ -119,7 +140,8 @@ def explain(op_name: str, *args: Any, backend: str = "auto", **kwargs: Any) -> E
     for name in BACKENDS[1:]:
         reason = unsupported(op, name, normalized)
         kernel = None if reason is not None else _kernel_name(op, name, normalized)
-        candidates.append(Candidate(name, kernel, reason))
+        kernels = () if kernel is None else _kernels(op, name, normalized)
+        candidates.append(Candidate(name, kernel, reason, kernels))
     return Explanation(op_name, choose(op, backend, normalized), tuple(candidates))
 
 
@@ -127,3 +149,11 @@ def _kernel_name(op: Op, backend: str, args: tuple[Any, ...]) -> str:
     if backend in ("cpu", "cuda"):
         return getattr(torch.ops.mbv1, f"{op.name}_kernel")(*args)
     return f"{op.name}_triton" if backend == "triton" else f"torch.nn.functional ({op.name})"
+
+
+def _kernels(op: Op, backend: str, args: tuple[Any, ...]) -> tuple[KernelChoice, ...]:
+    if backend not in ("cpu", "cuda"):
+        return ()
+    found = json.loads(getattr(torch.ops.mbv1, f"{op.name}_candidates")(*args))
+    predictions = [(c["kernel"], c.get("prediction", {})) for c in found]
+    return tuple(KernelChoice(kernel, p.get("us"), p.get("limiter")) for kernel, p in predictions)

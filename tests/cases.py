@@ -125,6 +125,19 @@ CASES: tuple[Case, ...] = (
     _dw((1, 3, 5, 70), 3, padding=1, stride=(1, 2), activation="relu"),
     # Several tiles and bands of a plane, both ways.
     _dw((1, 2, 67, 130), 3, padding=1, stride=2, activation="relu"),
+    # Strips of NHWC side by side in a warp, and channel groups of which the last is not full.
+    _dw((2, 8, 9, 18), 3, padding=1, activation="relu"),
+    _dw((1, 72, 10, 7), 3, padding=1, stride=2, activation="hardswish"),
+    _dw((1, 144, 6, 9), 5, padding=2, stride=2, activation="relu"),
+    # Small planes together, of odd size: groups of planes, the last not full; bands of large planes.
+    _dw((3, 21, 7, 7), 3, padding=1, activation="relu"),
+    _dw((1, 19, 15, 15), 5, padding=2, activation="relu6", weights="packed"),
+    _dw((2, 5, 31, 33), 3, padding=(2, 0, 1, 2), activation="relu"),
+    _dw((1, 2, 45, 51), 7, padding=3, activation="relu"),
+    _dw((1, 1, 70, 57), 5, padding=2, stride=2),
+    # Rows that are cut into tiles.
+    _dw((1, 2, 5, 600), 3, padding=1, activation="relu"),
+    _dw((1, 1, 6, 1096), 3, padding=1, stride=2, activation="relu"),
     # An input tile that shared memory cannot hold.
     _dw((1, 1, 128, 128), 3, padding=1, stride=4),
     # Other kernels: large, small, even, oblong, larger than the input.
@@ -132,6 +145,7 @@ CASES: tuple[Case, ...] = (
     _dw((2, 8, 9, 10), 5, stride=2, padding=(1, 2, 1, 2), activation="hardswish", weights="packed"),
     _dw((1, 32, 15, 9), 7, padding=3, activation="silu"),
     _dw((1, 3, 13, 13), 7, stride=2, padding=3),
+    _dw((1, 8, 14, 15), 7, stride=2, padding=3, activation="relu", weights="packed"),
     _dw((1, 8, 6, 6), 1, activation="relu"),
     _dw((1, 5, 7, 8), 2, stride=2, activation="relu6"),
     _dw((1, 4, 12, 11), 9, padding=4),
@@ -184,6 +198,11 @@ CASES: tuple[Case, ...] = (
     _pool((3, 3, 13, 5), 1, weights="sliced"),
     _pool((1, 130, 4, 29), 100, weights="packed"),
     _pool((2, 300, 2, 3), 5),
+    # 16-byte vectors of channels and weights: one image, several, and tiles that are not full.
+    _pool((1, 264, 7, 7), 70),
+    _pool((5, 72, 3, 9), 13),
+    _pool((3, 8, 17, 1), 4, bias=False),
+    _pool((9, 8, 1, 2), 1740),
 )
 
 

@@ -1,5 +1,6 @@
-// An op's kernels on one backend, most specialised first. Dispatch runs the first that matches; tests and
-// `mbv1_kernels.explain` list the same table. A new kernel is one line in it.
+// An op's kernels on one backend, most specialised first. On the CPU dispatch runs the first that matches, on CUDA
+// the one with the lowest prediction (csrc/cuda/choice.h); tests, benchmarks and `mbv1_kernels.explain` read the same
+// table. A new kernel is one line in it.
 //
 // Names: <op>_<layout>_k<K>s<S>, with what a kernel is not specialised for left out; dispatch appends the dtype
 // (and on the CPU the instruction set): dwconv2d_nhwc_k3_f16, dwconv2d_nchw_k5_f32_avx2, pwconv2d_any_f64_portable.

@@ -1,10 +1,12 @@
 // What a kernel is told: one plain struct per op, with no torch in it.
 //
 // Sizes and strides count elements, not bytes. Strides are those of the logical (N, C, H, W) tensor whatever
-// its memory layout, so NHWC memory has stride c = 1, and a stride may be 0 (an expanded tensor).
+// its memory layout, so NHWC memory has stride c = 1, and a stride may be 0 (an expanded tensor). The structs have no
+// padding, so that their bytes can be a key.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace mbv1 {
 
@@ -47,16 +49,18 @@ struct PwConv2dParams {
   const void* bias;      // or null
   const void* residual;  // or null
   void* y;
+  void* workspace;  // device memory for the launch, where the kernel asks for it
   int64_t batch, in_channels, out_channels, h, w;
   Strides4 x_stride, residual_stride, y_stride;
   int64_t weight_stride_o, weight_stride_k;
   int64_t bias_stride;
   Activation activation;
   DType dtype;
-  bool allow_tf32;  // float32 on CUDA may round its factors to TF32
+  int64_t allow_tf32;  // whether float32 on CUDA may round its factors to TF32
 };
 
-// pwconv2d(dwconv2d(x)): dw.y and pw.x are null, pw.h and pw.w are dw.out_h and dw.out_w.
+// pwconv2d(dwconv2d(x)): dw.y and pw.x are null, pw.h and pw.w are dw.out_h and dw.out_w, pw.workspace is that of
+// both.
 struct SeparableConv2dParams {
   DwConv2dParams dw;
   PwConv2dParams pw;
@@ -84,11 +88,13 @@ struct PoolLinearParams {
   const void* weight;
   const void* bias;  // or null
   void* y;
+  void* workspace;  // device memory for the launch, where the kernel asks for it
   int64_t batch, channels, h, w, out_features;
   Strides4 x_stride;
   int64_t weight_stride_o, weight_stride_k;
   int64_t bias_stride;
   DType dtype;
+  int32_t unused;
 };
 
 // A layer of a chain: a depthwise-separable block, or a dense convolution of few channels.
@@ -116,6 +122,33 @@ struct ChainParams {
   int64_t stage_count;
   DType dtype;
 };
+
+static_assert(std::has_unique_object_representations_v<DwConv2dParams>);
+static_assert(std::has_unique_object_representations_v<SeparableConv2dParams>);
+static_assert(std::has_unique_object_representations_v<StemConv2dParams>);
+static_assert(std::has_unique_object_representations_v<PoolLinearParams>);
+
+// Calls f with every pointer to a tensor.
+template <class F>
+void for_each_tensor(DwConv2dParams& p, F f) {
+  f(p.x), f(p.weight), f(p.bias), f(p.y);
+}
+template <class F>
+void for_each_tensor(PwConv2dParams& p, F f) {
+  f(p.x), f(p.weight), f(p.bias), f(p.residual), f(p.y);
+}
+template <class F>
+void for_each_tensor(SeparableConv2dParams& p, F f) {
+  for_each_tensor(p.dw, f), for_each_tensor(p.pw, f);
+}
+template <class F>
+void for_each_tensor(StemConv2dParams& p, F f) {
+  f(p.x), f(p.weight), f(p.bias), f(p.y);
+}
+template <class F>
+void for_each_tensor(PoolLinearParams& p, F f) {
+  f(p.x), f(p.weight), f(p.bias), f(p.y);
+}
 
 template <class Params>
 DType dtype_of(const Params& params) {

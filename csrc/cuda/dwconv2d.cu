@@ -9,9 +9,11 @@
 // dwconv2d_any      Any strides and window, one thread an output.
 
 #include <algorithm>
+#include <cmath>
 
-#include "kernels.h"
+#include "dwconv2d.h"
 #include "numeric.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 namespace {
@@ -109,15 +111,24 @@ __global__ void __launch_bounds__(kThreads) dwconv2d_nhwc_kernel(DwConv2dParams 
   }
 }
 
-template <class T, int kKernel, int kVec>
-cudaError_t launch_nhwc_as(const DwConv2dParams& p, cudaStream_t stream) {
-  using Traits = NhwcTraits<T, kKernel, kVec>;
+NhwcGrid nhwc_grid(const DwConv2dParams& p, int vec) {
+  const int most_lanes = vec == 1 ? 32 : 8;
   NhwcGrid grid{};
-  while ((1 << grid.log2_lanes) < Traits::kMaxLanes && (kVec << grid.log2_lanes) < p.channels) ++grid.log2_lanes;
-  grid.channel_groups = ceil_div(p.channels, kVec << grid.log2_lanes);
+  while ((1 << grid.log2_lanes) < most_lanes && (vec << grid.log2_lanes) < p.channels) ++grid.log2_lanes;
+  grid.channel_groups = ceil_div(p.channels, vec << grid.log2_lanes);
   grid.strips_per_row = ceil_div(p.out_w, kStrip);
   grid.strips = p.batch * p.out_h * grid.strips_per_row;
-  const int64_t blocks = grid.channel_groups * ceil_div(grid.strips, kThreads >> grid.log2_lanes);
+  return grid;
+}
+
+int64_t nhwc_blocks(const NhwcGrid& grid) {
+  return grid.channel_groups * ceil_div(grid.strips, kThreads >> grid.log2_lanes);
+}
+
+template <class T, int kKernel, int kVec>
+cudaError_t launch_nhwc_as(const DwConv2dParams& p, cudaStream_t stream) {
+  const NhwcGrid grid = nhwc_grid(p, kVec);
+  const int64_t blocks = nhwc_blocks(grid);
   if (const cudaError_t error = check_grid(blocks); error != cudaSuccess) return error;
   dwconv2d_nhwc_kernel<T, kKernel, kVec><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p, grid);
   return cudaGetLastError();
@@ -133,13 +144,40 @@ bool matches_nhwc(const DwConv2dParams& p) {
   return is_square(p, kKernel) && p.x_stride.c == 1 && p.y_stride.c == 1;
 }
 
+bool nhwc_vectors(const DwConv2dParams& p) {
+  return p.channels % vector_size(p.dtype) == 0 && channels_are_vectors(p.x, p.x_stride, p.dtype) &&
+         channels_are_vectors(p.y, p.y_stride, p.dtype);
+}
+
+template <int kKernel>
+Work work_nhwc(const DwConv2dParams& p) {
+  const int vec = nhwc_vectors(p) ? vector_size(p.dtype) : 1;
+  const NhwcGrid grid = nhwc_grid(p, vec);
+  const double bytes = element_bytes(p.dtype), macs = outputs(p) * taps(p.window);
+  const int channels = vec << grid.log2_lanes;
+  // A block makes strips that follow each other along W; its rows of x meet in L1.
+  const double pixels = (kThreads >> grid.log2_lanes) * kStrip, rows = std::ceil(pixels / p.out_w);
+  const double in_rows = (rows - 1) * p.window.stride_h + kKernel;
+  const double in_columns = std::min<double>(p.in_w, pixels * p.window.stride_w + kKernel - 1);
+  Work work{};
+  work.blocks = nhwc_blocks(grid);
+  work.threads = kThreads, work.registers = 80, work.shared_bytes = kKernel * kKernel * channels * bytes;
+  work.dram_bytes = tensor_bytes(p);
+  work.l2_bytes = (work.blocks * in_rows * in_columns * channels + outputs(p)) * bytes;
+  work.l1_bytes = (macs + macs / kStrip + outputs(p)) * bytes;
+  work.ffma = macs;
+  // Fitted to what tools/cudacpu counts for 3x3 to 7x7: an FMA has its share of a load, bounds and conversions.
+  work.instructions = bytes == 2 ? macs * 3.4 + outputs(p) * 15 : macs * 2.3 + outputs(p) * 22;
+  work.round_trips = 1 + kKernel;  // the weights, then row by row
+  return work;
+}
+
 template <int kKernel>
 cudaError_t launch_nhwc(const DwConv2dParams& p, cudaStream_t stream) {
   return dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    const bool vectors = p.channels % kVectorSize<T> == 0 && channels_are_vectors(p.x, p.x_stride, p.dtype) &&
-                         channels_are_vectors(p.y, p.y_stride, p.dtype);
-    return vectors ? launch_nhwc_as<T, kKernel, kVectorSize<T>>(p, stream) : launch_nhwc_as<T, kKernel, 1>(p, stream);
+    return nhwc_vectors(p) ? launch_nhwc_as<T, kKernel, kVectorSize<T>>(p, stream)
+                           : launch_nhwc_as<T, kKernel, 1>(p, stream);
   });
 }
 
@@ -297,10 +335,33 @@ bool matches_nchw(const DwConv2dParams& p) {
   return nchw_grid(p).fits(kMaxTileBytes / element_bytes);
 }
 
+int64_t nchw_blocks(const NchwGrid& grid) {
+  return grid.tiles_w * grid.tiles_h * ceil_div(grid.planes, 1 << grid.log2_planes);
+}
+
+template <int kKernel>
+Work work_nchw(const DwConv2dParams& p) {
+  const NchwGrid grid = nchw_grid(p);
+  const double bytes = element_bytes(p.dtype), macs = outputs(p) * taps(p.window);
+  Work work{};
+  work.blocks = nchw_blocks(grid);
+  const double staged = 1.0 * work.blocks * grid.tile_elements();
+  work.threads = kThreads, work.registers = 96, work.shared_bytes = grid.tile_elements() * bytes + 1024;
+  work.dram_bytes = tensor_bytes(p);
+  work.l2_bytes = (staged + outputs(p)) * bytes;
+  // A lane's access to shared memory takes a bank of 4 bytes, whatever the dtype.
+  work.l1_bytes = (staged + outputs(p)) * bytes + (staged + macs) * 4;
+  work.ffma = macs;
+  // Fitted to what tools/cudacpu counts for 3x3 to 7x7 at stride 1 and 2.
+  work.instructions = macs * (bytes == 2 ? 3.5 : 2.65) + staged * 20 + outputs(p) * 25;
+  work.round_trips = 2;  // the tile, then the weights
+  return work;
+}
+
 template <int kKernel>
 cudaError_t launch_nchw(const DwConv2dParams& p, cudaStream_t stream) {
   const NchwGrid grid = nchw_grid(p);
-  const int64_t blocks = grid.tiles_w * grid.tiles_h * ceil_div(grid.planes, 1 << grid.log2_planes);
+  const int64_t blocks = nchw_blocks(grid);
   if (const cudaError_t error = check_grid(blocks); error != cudaSuccess) return error;
   return dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
@@ -348,6 +409,22 @@ __global__ void __launch_bounds__(kThreads) dwconv2d_any_kernel(DwConv2dParams p
 
 bool matches_any(const DwConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
+Work work_any(const DwConv2dParams& p) {
+  const double bytes = element_bytes(p.dtype), macs = outputs(p) * taps(p.window);
+  // Sectors of 32 bytes, which neighbouring threads share where their elements are neighbours.
+  const double sector = (p.y_stride.c == 1 ? p.x_stride.c : p.x_stride.w) == 1 ? bytes : 32;
+  Work work{};
+  work.blocks = ceil_div(p.batch * p.channels * p.out_h * p.out_w, kThreads);
+  work.threads = kThreads, work.registers = 64, work.shared_bytes = 0;
+  work.dram_bytes = tensor_bytes(p);
+  work.l2_bytes = covered(p, p.channels) * sector * std::max(1.0, taps(p.window) / 3) + outputs(p) * bytes;
+  work.l1_bytes = macs * (sector + bytes) + outputs(p) * bytes;
+  work.ffma = macs;
+  work.instructions = macs * 20 + outputs(p) * 150;  // 64-bit offsets a tap; divisions an output
+  work.round_trips = std::max(1.0, taps(p.window) / 4);
+  return work;
+}
+
 cudaError_t launch_any(const DwConv2dParams& p, cudaStream_t stream) {
   const int64_t outputs = p.batch * p.channels * p.out_h * p.out_w;
   const int64_t blocks = ceil_div(outputs, kThreads);
@@ -363,13 +440,25 @@ cudaError_t launch_any(const DwConv2dParams& p, cudaStream_t stream) {
 
 KernelTable<Kernel<DwConv2dParams>> dwconv2d_kernels() {
   static constexpr Kernel<DwConv2dParams> kKernels[] = {
-      {"dwconv2d_nhwc_k3", matches_nhwc<3>, launch_nhwc<3>},
-      {"dwconv2d_nhwc_k5", matches_nhwc<5>, launch_nhwc<5>},
-      {"dwconv2d_nhwc_k7", matches_nhwc<7>, launch_nhwc<7>},
-      {"dwconv2d_nchw_k3", matches_nchw<3>, launch_nchw<3>},
-      {"dwconv2d_nchw_k5", matches_nchw<5>, launch_nchw<5>},
-      {"dwconv2d_nchw_k7", matches_nchw<7>, launch_nchw<7>},
-      {"dwconv2d_any", matches_any, launch_any},
+      {"dwconv2d_nhwc_k3s1", matches_nhwc_strips<3, 1>, work_nhwc_strips<3, 1>, launch_nhwc_strips<3, 1>},
+      {"dwconv2d_nhwc_k3s2", matches_nhwc_strips<3, 2>, work_nhwc_strips<3, 2>, launch_nhwc_strips<3, 2>},
+      {"dwconv2d_nhwc_k5s1", matches_nhwc_strips<5, 1>, work_nhwc_strips<5, 1>, launch_nhwc_strips<5, 1>},
+      {"dwconv2d_nhwc_k5s2", matches_nhwc_strips<5, 2>, work_nhwc_strips<5, 2>, launch_nhwc_strips<5, 2>},
+      {"dwconv2d_nhwc_k7s1", matches_nhwc_strips<7, 1>, work_nhwc_strips<7, 1>, launch_nhwc_strips<7, 1>},
+      {"dwconv2d_nhwc_k7s2", matches_nhwc_strips<7, 2>, work_nhwc_strips<7, 2>, launch_nhwc_strips<7, 2>},
+      {"dwconv2d_nchw_k3s1", matches_nchw_planes<3, 1>, work_nchw_planes<3, 1>, launch_nchw_planes<3, 1>},
+      {"dwconv2d_nchw_k3s2", matches_nchw_planes<3, 2>, work_nchw_planes<3, 2>, launch_nchw_planes<3, 2>},
+      {"dwconv2d_nchw_k5s1", matches_nchw_planes<5, 1>, work_nchw_planes<5, 1>, launch_nchw_planes<5, 1>},
+      {"dwconv2d_nchw_k5s2", matches_nchw_planes<5, 2>, work_nchw_planes<5, 2>, launch_nchw_planes<5, 2>},
+      {"dwconv2d_nchw_k7s1", matches_nchw_planes<7, 1>, work_nchw_planes<7, 1>, launch_nchw_planes<7, 1>},
+      {"dwconv2d_nchw_k7s2", matches_nchw_planes<7, 2>, work_nchw_planes<7, 2>, launch_nchw_planes<7, 2>},
+      {"dwconv2d_nhwc_k3", matches_nhwc<3>, work_nhwc<3>, launch_nhwc<3>},
+      {"dwconv2d_nhwc_k5", matches_nhwc<5>, work_nhwc<5>, launch_nhwc<5>},
+      {"dwconv2d_nhwc_k7", matches_nhwc<7>, work_nhwc<7>, launch_nhwc<7>},
+      {"dwconv2d_nchw_k3", matches_nchw<3>, work_nchw<3>, launch_nchw<3>},
+      {"dwconv2d_nchw_k5", matches_nchw<5>, work_nchw<5>, launch_nchw<5>},
+      {"dwconv2d_nchw_k7", matches_nchw<7>, work_nchw<7>, launch_nchw<7>},
+      {"dwconv2d_any", matches_any, work_any, launch_any},
   };
   return kKernels;
 }

@@ -9,6 +9,7 @@
 // Float16, bfloat16 and TF32 run on tensor cores, float32 (and what sm_75 lacks) on FMA, with the same tiles.
 #pragma once
 
+#include "cost_model.h"
 #include "mma.cuh"
 #include "numeric.cuh"
 
@@ -70,6 +71,7 @@ template <class Element, bool kTf32, Layout kTileLayout, int kWarpsM, int kWarps
 struct MatrixTile {
   using T = Element;
   static constexpr Layout kLayout = kTileLayout;
+  static constexpr bool kIsTf32 = kTf32;
   static constexpr bool kIsNhwc = kLayout == Layout::kNhwc;
   // A warp makes 32 x 32: 32 sums a thread, and 2 loads of shared memory an mma.
   static constexpr int kM = 32 * kWarpsM, kN = 32 * kWarpsN, kThreads = 32 * kWarpsM * kWarpsN;
@@ -292,5 +294,41 @@ struct MatrixTile {
     }
   }
 };
+
+// What a launch of `blocks` tiles does: `slices` slices of K, `stages` of them in flight at a time, with operands
+// from memory by 16-byte copies, or element by element.
+template <class Tile>
+Work tile_work(double blocks, double slices, double dram_bytes, double y_bytes, bool vectors, int shared_bytes,
+               int stages) {
+  constexpr bool kMma = kHasMma<typename Tile::T, Tile::kIsTf32>;
+  constexpr double kBytes = sizeof(typename Tile::T);
+  const double multiplied = blocks * slices, macs = multiplied * Tile::kM * Tile::kN * Tile::kSlice;
+  const double staged = multiplied * (Tile::kM + Tile::kN) * Tile::kSlice * kBytes;
+  Work work{};
+  work.blocks = static_cast<int64_t>(blocks);
+  work.threads = Tile::kThreads, work.registers = 128, work.shared_bytes = shared_bytes;
+  work.dram_bytes = dram_bytes;
+  work.l2_bytes = staged + y_bytes;
+  // A warp reads 64 rows of K for 32 x 32 sums; FMA threads read 12 for 32 sums.
+  const double fragments = kMma ? macs / (32 * 32) * 64 : macs / 32 * 12;
+  work.l1_bytes = staged + fragments * kBytes + y_bytes + blocks * Tile::kM * Tile::kN * 8;
+  work.ffma = kMma ? 0 : macs;
+  work.mma_flops = kMma ? 2 * macs * (kBytes / 2) : 0;
+  const double math = kMma ? macs / (16 * 8 * 32 / kBytes) * 32 : macs;
+  work.instructions =
+      math * 1.5 + staged / kVectorBytes * (vectors ? 8 : 8 * Tile::kVec) + blocks * Tile::kM * Tile::kN * 4;
+  work.round_trips = 1 + slices / stages;
+  return work;
+}
+
+template <class Count>
+Work work_of_dtype(DType dtype, Count count) {
+  Work work{};
+  dispatch_dtype(dtype, [&](auto type) {
+    work = count(type);
+    return cudaSuccess;
+  });
+  return work;
+}
 
 }  // namespace mbv1::cuda

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../common/params.h"
 
@@ -56,6 +57,28 @@ __device__ void store_pack(T* to, const Pack<T, kSize>& pack) {
   *reinterpret_cast<Pack<T, kSize>*>(to) = pack;
 }
 
+// The elements rounded to T, pairs of 2-byte types by one instruction.
+template <class T, int kSize>
+__device__ Pack<T, kSize> round_to(const float (&values)[kSize]) {
+  Pack<T, kSize> pack;
+  if constexpr (sizeof(T) == 2 && kSize % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < kSize; i += 2) {
+      if constexpr (std::is_same_v<T, __half>) {
+        const __half2 pair = __floats2half2_rn(values[i], values[i + 1]);
+        pack[i] = pair.x, pack[i + 1] = pair.y;
+      } else {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(values[i], values[i + 1]);
+        pack[i] = pair.x, pack[i + 1] = pair.y;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) pack[i] = from_float<T>(values[i]);
+  }
+  return pack;
+}
+
 // NaN fails every comparison here, so it passes through as it does in torch.
 __device__ inline float clamp_relu(float x) { return x < 0.f ? 0.f : x; }
 __device__ inline float clamp_relu6(float x) { return x < 0.f ? 0.f : x > 6.f ? 6.f : x; }
@@ -74,6 +97,22 @@ __device__ inline float activate(float x, Activation activation) {
       return __fdividef(x, 1.f + expf(-x));
   }
   return x;
+}
+
+// One choice of activation for many values.
+template <int kRows, int kSize>
+__device__ void activate(float (&values)[kRows][kSize], Activation activation) {
+  const auto apply = [&](auto function) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) values[i][j] = function(values[i][j]);
+    }
+  };
+  if (activation == Activation::kNone) return;
+  if (activation == Activation::kRelu) return apply([](float x) { return clamp_relu(x); });
+  if (activation == Activation::kRelu6) return apply([](float x) { return clamp_relu6(x); });
+  apply([&](float x) { return activate(x, activation); });
 }
 
 struct DivMod {

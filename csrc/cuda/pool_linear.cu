@@ -2,11 +2,13 @@
 // memory, in float32, and multiplies with kFeatures rows of the weight, which it reads once for all its images.
 // The blocks of other features pool the same images again, from L2.
 //
+// pool_linear_*_unfused  two launches, for 16-byte vectors: pool_linear_unfused.cu
 // pool_linear_nhwc       a thread pools a channel: neighbours read neighbouring channels
 // pool_linear_nchw, any  a warp pools a channel: neighbours read neighbouring pixels
 
-#include "kernels.h"
 #include "numeric.cuh"
+#include "pool_linear.h"
+#include "work.h"
 
 namespace mbv1::cuda {
 namespace {
@@ -112,6 +114,31 @@ cudaError_t launch(const PoolLinearParams& p, cudaStream_t stream) {
   });
 }
 
+template <bool kChannelsLast>
+Work work(const PoolLinearParams& p) {
+  const double bytes = element_bytes(p.dtype), feature_tiles = ceil_div(p.out_features, kFeatures);
+  const double image_tiles = ceil_div(p.batch, kImages), blocks = feature_tiles * image_tiles;
+  const double pooled = 1.0 * p.batch * p.channels * p.h * p.w * feature_tiles;
+  const double weights = 1.0 * p.channels * p.out_features * image_tiles;
+  const bool neighbours = (kChannelsLast ? p.x_stride.c : p.x_stride.w) == 1;
+  Work work{};
+  work.blocks = static_cast<int64_t>(blocks);
+  work.threads = kThreads, work.registers = 80, work.shared_bytes = kImages * kChannels * sizeof(float);
+  work.dram_bytes = tensor_bytes(p);
+  work.l2_bytes = pooled * (neighbours ? bytes : 32) + weights * bytes;
+  work.l1_bytes = work.l2_bytes + weights * kImages * 4;
+  work.ffma = weights * kImages;
+  // A warp pools a channel of NCHW: its 32 lanes work for h * w pixels, and then add their sums.
+  const double channels = 1.0 * p.batch * p.channels * feature_tiles;
+  work.instructions =
+      (kChannelsLast ? pooled * 6 : channels * (ceil_div(p.h * p.w, 32) * 6 + 12) * 32) + weights * 20;
+  // A thread pools its channels one after another, 4 pixels at a time; a warp its channels; 8 weights at a time.
+  const double images = static_cast<double>(std::min<int64_t>(p.batch, kImages));
+  const double pool_trips = kChannelsLast ? images * ceil_div(p.h * p.w, 4) : images * kChannels / kWarps;
+  work.round_trips = ceil_div(p.channels, kChannels) * (pool_trips + kChannels / 32.0);
+  return work;
+}
+
 bool matches_any(const PoolLinearParams& p) { return has_cuda_kernels(p.dtype); }
 bool matches_nhwc(const PoolLinearParams& p) { return matches_any(p) && p.x_stride.c == 1; }
 bool matches_nchw(const PoolLinearParams& p) { return matches_any(p) && p.x_stride.w == 1; }
@@ -120,9 +147,13 @@ bool matches_nchw(const PoolLinearParams& p) { return matches_any(p) && p.x_stri
 
 KernelTable<Kernel<PoolLinearParams>> pool_linear_kernels() {
   static constexpr Kernel<PoolLinearParams> kKernels[] = {
-      {"pool_linear_nhwc", matches_nhwc, launch<true>},
-      {"pool_linear_nchw", matches_nchw, launch<false>},
-      {"pool_linear_any", matches_any, launch<false>},
+      {"pool_linear_nhwc_unfused", matches_means<true>, work_means<true>, launch_means<true>, workspace_means,
+       further_means},
+      {"pool_linear_nchw_unfused", matches_means<false>, work_means<false>, launch_means<false>, workspace_means,
+       further_means},
+      {"pool_linear_nhwc", matches_nhwc, work<true>, launch<true>},
+      {"pool_linear_nchw", matches_nchw, work<false>, launch<false>},
+      {"pool_linear_any", matches_any, work<false>, launch<false>},
   };
   return kKernels;
 }

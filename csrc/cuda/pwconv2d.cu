@@ -6,6 +6,7 @@
 
 #include "kernels.h"
 #include "matrix_tile.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 namespace {
@@ -108,6 +109,18 @@ __global__ void __launch_bounds__(32 * kWarpsM * kWarpsN)
 }
 
 template <class T, bool kTf32, Layout kLayout>
+Work work_as(const PwConv2dParams& p) {
+  using Tile = MatrixTile<T, kTf32, kLayout, kWarpsM, kWarpsN>;
+  const bool vectors = are_vectors(p.x, p.x_stride, p.h, p.w, p.dtype, kLayout) && weights_are_vectors(p);
+  const double output_tiles = ceil_div(p.out_channels, Tile::kOutputs);
+  const double pixel_tiles = ceil_div(p.batch * p.h * p.w, Tile::kPixels);
+  const double slices = ceil_div(p.in_channels, Tile::kSlice), bytes = sizeof(T);
+  const double y_bytes = 1.0 * p.batch * p.h * p.w * p.out_channels * bytes * (p.residual == nullptr ? 1 : 2);
+  return tile_work<Tile>(output_tiles * pixel_tiles, slices, tensor_bytes(p), y_bytes, vectors,
+                         PwTraits<Tile>::kBytes, kStages - 1);
+}
+
+template <class T, bool kTf32, Layout kLayout>
 cudaError_t launch_as(const PwConv2dParams& p, cudaStream_t stream) {
   using Tile = MatrixTile<T, kTf32, kLayout, kWarpsM, kWarpsN>;
   const Output output = output_of(p, kLayout);
@@ -127,6 +140,11 @@ cudaError_t launch(const PwConv2dParams& p, cudaStream_t stream) {
 }
 
 template <Layout kLayout>
+Work work(const PwConv2dParams& p) {
+  return work_of_dtype(p.dtype, [&](auto type) { return work_as<typename decltype(type)::type, false, kLayout>(p); });
+}
+
+template <Layout kLayout>
 bool matches(const PwConv2dParams& p) {
   return has_cuda_kernels(p.dtype) && has_layout(p.x_stride, kLayout) && has_layout(p.y_stride, kLayout);
 }
@@ -138,6 +156,8 @@ bool matches_tf32(const PwConv2dParams& p) {
 
 bool matches_any(const PwConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
+Work work_any(const PwConv2dParams& p) { return p.y_stride.c == 1 ? work<Layout::kNhwc>(p) : work<Layout::kNchw>(p); }
+
 cudaError_t launch_any(const PwConv2dParams& p, cudaStream_t stream) {
   return p.y_stride.c == 1 ? launch<Layout::kNhwc>(p, stream) : launch<Layout::kNchw>(p, stream);
 }
@@ -146,11 +166,13 @@ cudaError_t launch_any(const PwConv2dParams& p, cudaStream_t stream) {
 
 KernelTable<Kernel<PwConv2dParams>> pwconv2d_kernels() {
   static constexpr Kernel<PwConv2dParams> kKernels[] = {
-      {"pwconv2d_nhwc_tf32", matches_tf32<Layout::kNhwc>, launch_as<float, true, Layout::kNhwc>},
-      {"pwconv2d_nchw_tf32", matches_tf32<Layout::kNchw>, launch_as<float, true, Layout::kNchw>},
-      {"pwconv2d_nhwc", matches<Layout::kNhwc>, launch<Layout::kNhwc>},
-      {"pwconv2d_nchw", matches<Layout::kNchw>, launch<Layout::kNchw>},
-      {"pwconv2d_any", matches_any, launch_any},
+      {"pwconv2d_nhwc_tf32", matches_tf32<Layout::kNhwc>, work_as<float, true, Layout::kNhwc>,
+       launch_as<float, true, Layout::kNhwc>},
+      {"pwconv2d_nchw_tf32", matches_tf32<Layout::kNchw>, work_as<float, true, Layout::kNchw>,
+       launch_as<float, true, Layout::kNchw>},
+      {"pwconv2d_nhwc", matches<Layout::kNhwc>, work<Layout::kNhwc>, launch<Layout::kNhwc>},
+      {"pwconv2d_nchw", matches<Layout::kNchw>, work<Layout::kNchw>, launch<Layout::kNchw>},
+      {"pwconv2d_any", matches_any, work_any, launch_any},
   };
   return kKernels;
 }

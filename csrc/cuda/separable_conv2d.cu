@@ -12,8 +12,11 @@
 // separable_conv2d_<layout>_k3, _<layout>  3x3, and any window; _tf32: float32 on tensor cores where allowed
 // separable_conv2d_any                     strides that neither layout has
 
+#include <cmath>
+
 #include "kernels.h"
 #include "matrix_tile.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 namespace {
@@ -172,6 +175,29 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 }
 
 template <class T, bool kTf32, Layout kLayout, int kKernel>
+Work work_as(const SeparableConv2dParams& p) {
+  using Tile = TileFor<T, kTf32, kLayout>;
+  using Traits = SeparableTraits<Tile>;
+  const double bytes = sizeof(T), slices = ceil_div(p.dw.channels, Tile::kSlice);
+  const double pixels = 1.0 * p.dw.batch * p.dw.out_h * p.dw.out_w;
+  const double output_tiles = ceil_div(p.pw.out_channels, Tile::kOutputs);
+  const double blocks = output_tiles * std::ceil(pixels / Tile::kPixels);
+  const bool vectors = channels_are_vectors(p.dw.x, p.dw.x_stride, p.dw.dtype) && weights_are_vectors(p.pw);
+  const double y_bytes = pixels * p.pw.out_channels * bytes * (p.pw.residual == nullptr ? 1 : 2);
+  Work work =
+      tile_work<Tile>(blocks, slices, tensor_bytes(p), y_bytes, vectors, Traits::kBytes + Traits::kTapBytes, 1);
+  // Each tile of outputs makes the middle pixels of all channels; the rows of x that its windows share meet in L1.
+  const double middle = pixels * p.dw.channels * output_tiles, macs = middle * taps(p.dw.window);
+  const double staged = blocks * slices * Tile::kSlice * Tile::kPixels;  // pixels do not come from L2
+  work.l2_bytes += covered(p.dw, p.dw.channels) * bytes * output_tiles * p.dw.window.kernel_h - staged * bytes;
+  work.l1_bytes += 2 * macs * bytes;
+  work.ffma += macs;
+  work.instructions += macs * (bytes == 2 ? 2 : 1) + macs / (vectors ? Tile::kVec : 1) * 12 + middle * 4;
+  work.round_trips = 1 + slices * (kKernel == 3 ? 3 : taps(p.dw.window) / 2);
+  return work;
+}
+
+template <class T, bool kTf32, Layout kLayout, int kKernel>
 cudaError_t launch_as(const SeparableConv2dParams& p, cudaStream_t stream) {
   using Tile = TileFor<T, kTf32, kLayout>;
   const Output output = output_of(p.pw, kLayout);
@@ -191,6 +217,12 @@ cudaError_t launch(const SeparableConv2dParams& p, cudaStream_t stream) {
   });
 }
 
+template <Layout kLayout, int kKernel>
+Work work(const SeparableConv2dParams& p) {
+  return work_of_dtype(p.dw.dtype,
+                       [&](auto type) { return work_as<typename decltype(type)::type, false, kLayout, kKernel>(p); });
+}
+
 bool matches_any(const SeparableConv2dParams& p) { return has_cuda_kernels(p.dw.dtype); }
 
 template <Layout kLayout, int kKernel>
@@ -205,6 +237,10 @@ bool matches_tf32(const SeparableConv2dParams& p) {
   return p.dw.dtype == DType::kFloat32 && p.pw.allow_tf32 && matches<kLayout, kKernel>(p);
 }
 
+Work work_any(const SeparableConv2dParams& p) {
+  return p.pw.y_stride.c == 1 ? work<Layout::kNhwc, kAnyKernel>(p) : work<Layout::kNchw, kAnyKernel>(p);
+}
+
 cudaError_t launch_any(const SeparableConv2dParams& p, cudaStream_t stream) {
   return p.pw.y_stride.c == 1 ? launch<Layout::kNhwc, kAnyKernel>(p, stream)
                               : launch<Layout::kNchw, kAnyKernel>(p, stream);
@@ -212,12 +248,13 @@ cudaError_t launch_any(const SeparableConv2dParams& p, cudaStream_t stream) {
 
 template <Layout kLayout, int kKernel>
 constexpr Kernel<SeparableConv2dParams> line(const char* name) {
-  return {name, matches<kLayout, kKernel>, launch<kLayout, kKernel>};
+  return {name, matches<kLayout, kKernel>, work<kLayout, kKernel>, launch<kLayout, kKernel>};
 }
 
 template <Layout kLayout, int kKernel>
 constexpr Kernel<SeparableConv2dParams> tf32_line(const char* name) {
-  return {name, matches_tf32<kLayout, kKernel>, launch_as<float, true, kLayout, kKernel>};
+  return {name, matches_tf32<kLayout, kKernel>, work_as<float, true, kLayout, kKernel>,
+          launch_as<float, true, kLayout, kKernel>};
 }
 
 }  // namespace
@@ -232,7 +269,8 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       line<Layout::kNchw, 3>("separable_conv2d_nchw_k3"),
       line<Layout::kNhwc, kAnyKernel>("separable_conv2d_nhwc"),
       line<Layout::kNchw, kAnyKernel>("separable_conv2d_nchw"),
-      {"separable_conv2d_any", matches_any, launch_any},
+      {"separable_conv2d_any", matches_any, work_any, launch_any},
+      {"separable_conv2d_unfused", matches_unfused, work_unfused, launch_unfused, workspace_unfused, further_unfused},
   };
   return kKernels;
 }

@@ -5,8 +5,11 @@
 // stem_conv2d_nhwc, _nchw  by the layout of x and y
 // stem_conv2d_any          any other strides
 
+#include <cmath>
+
 #include "kernels.h"
 #include "matrix_tile.cuh"
+#include "work.h"
 
 namespace mbv1::cuda {
 namespace {
@@ -118,11 +121,34 @@ cudaError_t launch(const StemConv2dParams& p, cudaStream_t stream) {
   });
 }
 
+template <Layout kLayout>
+Work work(const StemConv2dParams& p) {
+  return work_of_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using Tile = TileFor<T, kLayout>;
+    const double pixels = 1.0 * p.batch * p.out_h * p.out_w, size_k = p.in_channels * taps(p.window);
+    const double output_tiles = ceil_div(p.out_channels, Tile::kOutputs), slices = std::ceil(size_k / Tile::kSlice);
+    const double blocks = output_tiles * std::ceil(pixels / Tile::kPixels);
+    Work work = tile_work<Tile>(blocks, slices, tensor_bytes(p), pixels * p.out_channels * sizeof(T), false,
+                                StemTraits<Tile>::kBytes, 1);
+    // The windows of a block's pixels meet in L1.
+    const double gathered = blocks * slices * Tile::kSlice * Tile::kPixels;
+    work.l2_bytes += (covered(p, p.in_channels) * output_tiles * p.window.kernel_h - gathered) * sizeof(T);
+    work.instructions += gathered * 12;
+    work.round_trips = 1 + 2 * slices;
+    return work;
+  });
+}
+
 bool matches_any(const StemConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
 template <Layout kLayout>
 bool matches(const StemConv2dParams& p) {
   return matches_any(p) && has_layout(p.x_stride, kLayout) && has_layout(p.y_stride, kLayout);
+}
+
+Work work_any(const StemConv2dParams& p) {
+  return p.y_stride.c == 1 ? work<Layout::kNhwc>(p) : work<Layout::kNchw>(p);
 }
 
 cudaError_t launch_any(const StemConv2dParams& p, cudaStream_t stream) {
@@ -133,9 +159,9 @@ cudaError_t launch_any(const StemConv2dParams& p, cudaStream_t stream) {
 
 KernelTable<Kernel<StemConv2dParams>> stem_conv2d_kernels() {
   static constexpr Kernel<StemConv2dParams> kKernels[] = {
-      {"stem_conv2d_nhwc", matches<Layout::kNhwc>, launch<Layout::kNhwc>},
-      {"stem_conv2d_nchw", matches<Layout::kNchw>, launch<Layout::kNchw>},
-      {"stem_conv2d_any", matches_any, launch_any},
+      {"stem_conv2d_nhwc", matches<Layout::kNhwc>, work<Layout::kNhwc>, launch<Layout::kNhwc>},
+      {"stem_conv2d_nchw", matches<Layout::kNchw>, work<Layout::kNchw>, launch<Layout::kNchw>},
+      {"stem_conv2d_any", matches_any, work_any, launch_any},
   };
   return kKernels;
 }

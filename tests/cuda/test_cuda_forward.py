@@ -8,7 +8,7 @@ import torch
 import mbv1_kernels
 from mbv1_kernels import backends
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, cancelling, check, far_apart, rounded_between
+from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, cancelling, check, far_apart, rounded_between
 
 CUDA_DTYPES = ["f32", "f16", "bf16"]
 
@@ -25,17 +25,41 @@ def test_cuda(case: Case, dtype: str, layout: str) -> None:
         assert y.is_contiguous(memory_format=expected)
 
 
+def _candidates(call: Call) -> list[str]:
+    """The names of all kernels that can run the call."""
+    explanation = mbv1_kernels.explain(call.op, *call.args, **call.kwargs)
+    return [k.kernel for c in explanation.candidates if c.backend == "cuda" for k in c.kernels]
+
+
 @pytest.mark.parametrize("op", backends.OPS)
 def test_every_kernel_is_reached(op: str) -> None:
-    """Each line of the table of kernels is what some case of the table of cases runs."""
+    """Each line of the table of kernels is one that some case of the table of cases can run."""
     reached = set()
     for precision in ("ieee", "tf32"):
         torch.backends.cudnn.conv.fp32_precision = precision
         for case in (c for c in CASES if c.op == op):
             for layout in LAYOUTS:
                 call = build(case, torch.float32, layout, "cuda")
-                reached.add(mbv1_kernels.explain(op, *call.args, **call.kwargs).kernel.removesuffix("_f32"))
+                reached.update(name.removesuffix("_f32") for name in _candidates(call))
     assert reached == set(torch.ops.mbv1.cuda_kernels(op).split("\n"))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "nchw_sliced", "nhwc_sliced"])
+@pytest.mark.parametrize("dtype", CUDA_DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_variant(case: Case, dtype: str, layout: str) -> None:
+    """Every kernel that can run a case is right, whichever the cost model chooses."""
+    call = build(case, DTYPES[dtype], layout, "cuda")
+    chosen = mbv1_kernels.explain(call.op, *call.args, **call.kwargs).kernel
+    for kernel in _candidates(call):
+        if kernel != chosen:  # test_cuda has it
+            check(call, getattr(torch.ops.mbv1, f"{call.op}_with")(*call.normalized, kernel=kernel))
+
+
+def test_a_kernel_that_does_not_take_the_call_is_refused_by_name() -> None:
+    call = build(CASES[0], torch.float16, "nhwc", "cuda")
+    with pytest.raises(RuntimeError, match=r"mbv1::dwconv2d: kernel: expected one .*, got 'dwconv2d_nchw_k9_f16'"):
+        torch.ops.mbv1.dwconv2d_with(*call.normalized, kernel="dwconv2d_nchw_k9_f16")
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "nhwc_sliced"])

@@ -98,6 +98,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--arch", default="sm_80", help="architecture to emulate (default sm_80)")
     parser.add_argument("--sanitize", choices=build.SANITIZERS, help="instrument the kernels")
     parser.add_argument(
+        "--count", action="store_true", help="count accesses and instructions (cudacpu.counts)"
+    )
+    parser.add_argument(
         "--caching", action="store_true", help="keep PyTorch's caching allocator (weaker bounds checks)"
     )
     parser.add_argument(
@@ -106,6 +109,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     options, extra = parser.parse_known_args(arguments)
     if extra:
         parser.error("unknown arguments: " + " ".join(extra))
+    if options.count and options.sanitize:
+        parser.error("--count and --sanitize exclude each other")
     return options
 
 
@@ -123,7 +128,7 @@ def main() -> int:
         flags = shlex.split(options.nvcc_flags)
         flags += _torch_flags(options.sources, flags)
         kernels, unsupported = build.build_kernel_library(
-            options.sources, flags, options.arch, options.sanitize
+            options.sources, flags, options.arch, build.COUNTS if options.count else options.sanitize
         )
         variables = environment(kernels, options.arch, options.sanitize, options.caching)
     except build.BuildError as error:
@@ -136,6 +141,8 @@ def main() -> int:
             print(f"export {name}={shlex.quote(value)}")
         return 0
     os.environ.update(variables)
+    if options.count:
+        os.environ["CUDACPU_COUNTS"] = "1"
     os.execvp(command[0], command)
 
 

@@ -12,12 +12,13 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .build import SHARED_MEMORY_LIMITS, build_runner
+from . import counts
+from .build import COUNTS, SHARED_MEMORY_LIMITS, build_runner
 
 Dims = int | Sequence[int]
 _SCALAR_FORMATS = {
@@ -111,6 +112,8 @@ class Program:
 
     executable: Path
     shared_limit: int
+    #: Of the last launch, where the program counts; buffers are in the order of the arrays in the arguments.
+    counts: counts.Launch | None = field(default=None, compare=False)
 
     def launch(
         self,
@@ -145,9 +148,12 @@ class Program:
             lines += [f"buffer {file}" for file in files]
             lines.append(f"parameters {parameters.data.hex()}")
             lines += [f"pointer {offset} {index}" for offset, index in parameters.pointers]
+            counted = Path(scratch) / "counts"
+            lines.append(f"counts {counted}")
             job = Path(scratch) / "job"
             job.write_text("\n".join(lines) + "\n")
             output = self._run(job, timeout, env or {})
+            self.counts = next(iter(counts.parse(counted.read_text())), None)
             for file, array in zip(files, parameters.buffers, strict=True):
                 array[...] = np.fromfile(file, array.dtype).reshape(array.shape)
         return output
@@ -175,9 +181,18 @@ class Program:
 
 
 def load(
-    source: str | os.PathLike, flags: Sequence[str] = (), arch: str = "sm_80", sanitize: str | None = None
+    source: str | os.PathLike,
+    flags: Sequence[str] = (),
+    arch: str = "sm_80",
+    sanitize: str | None = None,
+    count: bool = False,
 ) -> Program:
-    """Builds a .cu (or .ptx) file; `sanitize` is None, "races", "address" or "thread"."""
+    """Builds a .cu (or .ptx) file; `sanitize` is None, "races", "address" or "thread".
+
+    With `count` instead, `Program.counts` tells what a launch did.
+    """
+    if count and sanitize:
+        raise ValueError(f"cudacpu.load: expected count or sanitize, got both: {sanitize!r}")
     capability = int(re.match(r"sm_(\d+)", arch)[1])
     limit = SHARED_MEMORY_LIMITS.get(capability, 48 << 10)
-    return Program(build_runner([Path(source)], list(flags), arch, sanitize), limit)
+    return Program(build_runner([Path(source)], list(flags), arch, COUNTS if count else sanitize), limit)

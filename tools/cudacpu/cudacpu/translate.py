@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from . import ptx
+from .counting import Counting
 from .cxx import (
     SPECIAL_REGISTERS,
     SPECIAL_VECTORS,
@@ -48,6 +49,7 @@ class FunctionTranslator:
         self.local_bytes = 0
         self.branch_targets: dict[str, list[str]] = {}
         self.lines: list[str] = []
+        self.counting = Counting([], function.name)
 
     # ---- structure ----
 
@@ -61,10 +63,12 @@ class FunctionTranslator:
             if isinstance(statement, Variable) and statement.space == "shared":
                 self.shared.append(statement)
                 prologue += self._shared_symbol(statement)
-        for statement in parsed:
-            self._statement(statement)
+        self.counting = Counting(parsed, self.function.name)
+        prologue += self.counting.declarations()
+        for position, statement in enumerate(parsed):
+            self._statement(statement, position)
         keys = "".join(f"static const char key_{identifier(v.name)} = 0;\n" for v in self.shared)
-        return f"{keys}{self.signature()} {{\n{prologue}{self._joined_lines()}\n}}\n"
+        return f"{keys}{self.counting.rows()}{self.signature()} {{\n{prologue}{self._joined_lines()}\n}}\n"
 
     def _joined_lines(self) -> str:
         """All code between two #line directives on one line: the compiler would count further."""
@@ -110,13 +114,13 @@ class FunctionTranslator:
                 prologue += self._shared_symbol(v)
         return prologue
 
-    def _statement(self, statement: ptx.Statement) -> None:
+    def _statement(self, statement: ptx.Statement, position: int) -> None:
         match statement:
             case ptx.Scope(brace):
                 self.lines.append(brace)
             case ptx.Label(name):
                 if name not in self.branch_targets:
-                    self.lines.append(f"label_{identifier(name)}:;")
+                    self.lines.append(f"{self.counting.before_label(name)}label_{identifier(name)}:;")
             case ptx.Location(file, line):
                 self.lines.append(f"#line {line} {quoted(file)}")
             case ptx.Registers(type_name, names):
@@ -124,7 +128,7 @@ class FunctionTranslator:
             case Variable():
                 self._variable(statement)
             case Instruction():
-                self._instruction(statement)
+                self._instruction(statement, position)
 
     def _registers(self, type_name: str, names: list[str]) -> None:
         for name in names:
@@ -145,7 +149,7 @@ class FunctionTranslator:
         else:
             self.byte_buffers[v.name] = f"{prefix}_{name}"
 
-    def _instruction(self, ins: Instruction) -> None:
+    def _instruction(self, ins: Instruction, position: int) -> None:
         emitter = EMITTERS.get(ins.opcode)
         if emitter is None:
             raise ins.unsupported()
@@ -153,6 +157,10 @@ class FunctionTranslator:
             code = emitter(self, ins)
         except (IndexError, KeyError, ValueError) as error:  # an operand form no emitter expects
             raise ins.unsupported() from error
+        block, ahead = self.counting.before(ins, position)
+        code = ahead + code
+        if block:
+            self.lines.append(block)
         if ins.predicate:
             condition = ("!" if ins.negated else "") + self.register(ins.predicate)
             self.lines.append(f"  if ({condition}) {{ {code} }}")

@@ -72,6 +72,23 @@ def test_race_check_in_the_whole_process():
     assert "2 passed" in result.stdout and "race in shared memory" in result.stdout, result.stdout
 
 
+def test_counts_of_the_whole_process():
+    code = (
+        "import torch; from cudacpu import counts; from extension_build import extension_library\n"
+        "torch.ops.load_library(extension_library())\n"
+        "x = torch.ones(1024).cuda(); scale = torch.ops.cudacpu_test.scale\n"
+        "counts.take(); scale(x, 2.0, 0.0); counts.set_wave(1); y = scale(x, 2.0, 0.0)\n"
+        "whole, split = counts.take()\n"
+        "assert whole.waves == 1 and split.waves == split.blocks > 1, (whole, split)\n"
+        "assert whole.buffer(x.data_ptr()).unique_load_bytes == 4096\n"
+        "assert split.buffer(y.data_ptr()).unique_store_bytes == 4096\n"
+        "assert counts.take() == []\n"
+    )
+    environment = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
+    result = run_emulated("--count", command=[sys.executable, "-c", environment + code])
+    assert result.returncode == 0, result.stdout
+
+
 def test_print_env():
     result = run_emulated("--print-env", command=["true"])
     assert "export LD_PRELOAD=" in result.stdout and "export CUDACPU_KERNELS=" in result.stdout

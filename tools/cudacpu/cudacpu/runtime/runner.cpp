@@ -3,6 +3,7 @@
 //   buffer FILE                 device memory, read before and written back after the launch
 //   parameters HEX              the kernel's parameter block
 //   pointer OFFSET INDEX        puts the address of buffer INDEX into the parameter block
+//   counts FILE                 where the counts go, if the kernel was compiled to count
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -11,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "scheduler/scheduler.h"
+#include "scheduler/counts.h"
 
 extern "C" const cudacpu::Module* const cudacpu_modules[];
 
@@ -33,6 +34,7 @@ struct Job {
   DeviceLimits limits;
   std::vector<Buffer> buffers;
   std::vector<unsigned char> parameters;
+  std::string counts;
 };
 
 Buffer read_buffer(const std::string& file) {
@@ -68,6 +70,8 @@ Job read_job(const char* file) {
       words >> job.shared;
     else if (key == "shared_limit")
       words >> job.limits.opt_in_shared_bytes;
+    else if (key == "counts")
+      words >> job.counts;
     else if (key == "seed")
       words >> job.seed;
     else if (key == "buffer" && words >> text)
@@ -127,6 +131,7 @@ int main(int argc, char** argv) {
     fprintf(stderr, "CUDA error %d: %s\n", error.code, error.message.c_str());
     return 1;
   }
+  std::ofstream(job.counts) << take_counts();
   for (const Buffer& buffer : job.buffers)
     std::ofstream(buffer.file, std::ios::binary).write(buffer.memory, buffer.bytes);
   return 0;

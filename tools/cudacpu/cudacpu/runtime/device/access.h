@@ -7,8 +7,29 @@
 #ifndef CUDACPU_RACES
 #define CUDACPU_RACES 0
 #endif
+#ifndef CUDACPU_COUNTS
+#define CUDACPU_COUNTS 0
+#endif
+
+#if CUDACPU_COUNTS
+#define COUNT(row) count_instructions(row)
+#define AT(...) at(__VA_ARGS__)
+#else
+#define COUNT(row)
+#define AT(...)
+#endif
 
 namespace cudacpu {
+
+// Of the access that the calling OS thread makes next.
+inline thread_local Position position;
+
+template <class... Iterations>
+inline void at(const void* function, uint32_t access, Iterations... iterations) {
+  uint64_t hash = reinterpret_cast<uint64_t>(function);
+  ((hash = (hash ^ iterations) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 32), ...);
+  position = {access, hash};
+}
 
 template <unsigned Bytes>
 inline void* checked(uint64_t address, const char* access, Site site, [[maybe_unused]] Access kind) {
@@ -20,6 +41,9 @@ inline void* checked(uint64_t address, const char* access, Site site, [[maybe_un
   if (__builtin_expect(!ok, 0)) fail_access(address, Bytes, access, site);
 #if CUDACPU_RACES
   if (address >> 32 == 0) check_race(address, Bytes, kind, site);
+#endif
+#if CUDACPU_COUNTS
+  count_access(position, address, Bytes, kind, false);
 #endif
   return reinterpret_cast<void*>(address);
 }

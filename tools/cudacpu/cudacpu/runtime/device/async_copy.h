@@ -22,7 +22,13 @@ inline void async_copy(uint64_t destination, uint64_t source, uint32_t source_by
   if (copy.source_bytes && !addressable(source, copy.source_bytes))
     fail_access(source, copy.source_bytes, "cp.async load", site);
 #endif
-  async_copies().open.push_back(copy);
+#if CUDACPU_COUNTS
+  if (copy.source_bytes) count_access(position, source, Bytes, Access::kRead, true);
+#endif
+  AsyncCopies& copies = async_copies();
+  copies.pending += copy.source_bytes;
+  copies.most_pending = std::max(copies.most_pending, copies.pending);
+  copies.open.push_back(copy);
 }
 
 inline void async_commit() {
@@ -40,6 +46,7 @@ inline void async_wait(size_t groups_left, [[maybe_unused]] Site site = Site::he
 #endif
       for (uint32_t i = 0; i < copy.bytes; ++i)
         copy.destination[i] = i < copy.source_bytes ? copy.source[i] : 0;
+      copies.pending -= copy.source_bytes;
     }
     copies.groups.erase(copies.groups.begin());
   }

@@ -27,6 +27,11 @@ void Worker::run(Launch& launch) {
     run_block(launch.block_order[i]);
   }
   mark_unaddressable(shared_, kSharedArenaBytes);
+  if (!counts_.empty()) {
+    std::lock_guard<std::mutex> lock(launch.error_mutex);
+    launch.counts.add(counts_);
+    counts_.clear();
+  }
   if (__tsan_acquire) __tsan_acquire(&launch_end_);
 }
 
@@ -89,6 +94,7 @@ void Worker::start_fibers() {
     f.thread = unflatten(i, launch_->block);
     f.copies.open.clear();
     f.copies.groups.clear();
+    f.copies.pending = f.copies.most_pending = 0;
     if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(f.stack, kStackBytes);
     // Staggered stack tops keep the fibers' hottest lines out of the same cache sets.
     const size_t stagger = i % 16 * 192;
@@ -104,6 +110,7 @@ void Worker::run_block(uint32_t index) {
   block_ = unflatten(index, launch_->grid);
   spins_ = 0;
   ++block_epoch_;
+  counts_.start_block(index);
   clear_shared();
   start_fibers();
   Random random(uint64_t(global_seed) << 32 | index);
@@ -119,6 +126,10 @@ void Worker::run_block(uint32_t index) {
     }
     if (launch_->failed || !alive_) break;
     if (!release_whole_block_barrier() && !ran) report_deadlock();
+  }
+  if (!counts_.empty()) {
+    for (uint32_t i = 0; i < launch_->threads; ++i) counts_.asynchronous(fibers_[i].copies.most_pending);
+    counts_.end_block();
   }
   if (tsan())
     for (uint32_t i = 0; i < launch_->threads; ++i) __tsan_destroy_fiber(fibers_[i].tsan);

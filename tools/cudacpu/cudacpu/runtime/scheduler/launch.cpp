@@ -130,6 +130,7 @@ LaunchError launch(const Kernel& kernel, Dim3 grid, Dim3 block, size_t dynamic_s
   std::iota(state.block_order.begin(), state.block_order.end(), 0u);
   if (global_seed) Random(global_seed).shuffle(state.block_order);
   run_on_workers(state);
+  if (!state.error && !state.counts.empty()) keep_counts(state.counts.json(kernel, grid, block, dynamic_shared));
   return state.error;
 }
 

@@ -142,6 +142,16 @@ void spin(Site site);
 enum class Access { kRead, kWrite, kAtomic };
 void check_race(uint64_t address, unsigned bytes, Access kind, Site site);
 
+// Counting builds (counts.h) report each access, with the instruction that makes it and the iterations of the loops
+// around it, and each basic block that a thread enters.
+constexpr int kInstructionClasses = 11;  // counts.py names them
+struct Position {
+  uint32_t instruction;
+  uint64_t iteration;
+};
+void count_access(const Position& position, uint64_t address, unsigned bytes, Access kind, bool async);
+void count_instructions(const uint32_t* of_class);
+
 [[noreturn]] void fail(ErrorCode code, const char* what, Site site);
 [[noreturn]] void fail_access(uint64_t address, unsigned bytes, const char* access, Site site);
 
@@ -154,6 +164,8 @@ struct AsyncCopy {
 struct AsyncCopies {
   std::vector<AsyncCopy> open;
   std::vector<std::vector<AsyncCopy>> groups;
+  // Bytes of global memory: under way, and the most that ever were.
+  uint32_t pending = 0, most_pending = 0;
 };
 AsyncCopies& async_copies();
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "scheduler/counts.h"
 #include "scheduler/races.h"
 #include "scheduler/sanitizer_hooks.h"
 #include "scheduler/scheduler.h"
@@ -91,6 +92,7 @@ struct Launch {
   std::atomic<bool> failed{false};
   std::mutex error_mutex;
   LaunchError error;
+  Counts counts;  // guarded by error_mutex
 };
 
 extern uint32_t global_seed;
@@ -136,6 +138,7 @@ class __attribute__((visibility("hidden"))) Worker {
     uint32_t bytes;
   };
   std::vector<Placed> placed_;
+  Counts counts_;
 
  private:
   static void fiber_main();

@@ -1,0 +1,12 @@
+#include "dwconv2d_nchw.cuh"
+
+namespace mbv1::cuda {
+
+template bool matches_nchw_planes<5, 1>(const DwConv2dParams&);
+template bool matches_nchw_planes<5, 2>(const DwConv2dParams&);
+template Work work_nchw_planes<5, 1>(const DwConv2dParams&);
+template Work work_nchw_planes<5, 2>(const DwConv2dParams&);
+template cudaError_t launch_nchw_planes<5, 1>(const DwConv2dParams&, cudaStream_t);
+template cudaError_t launch_nchw_planes<5, 2>(const DwConv2dParams&, cudaStream_t);
+
+}  // namespace mbv1::cuda

@@ -1,0 +1,289 @@
+// Global average pool, then linear, in two launches, so that x is read once whatever the number of features: in one,
+// the blocks of other features pool the same images again.
+//
+// The means, in float32, lie in the workspace: [image][channel]. In NHWC a thread sums 16 bytes of channels over
+// every kPixelThreads-th pixel, 8 loads at a time; in NCHW a block copies the run of memory that is kPlanes planes to
+// shared memory. The linear layer is small: a warp makes kImages x kFeatures outputs, its lanes with 16 bytes of K
+// each.
+
+#include <algorithm>
+
+#include "copies.cuh"
+#include "device.h"
+#include "numeric.cuh"
+#include "pool_linear.h"
+#include "work.h"
+
+namespace mbv1::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kVectors = 16;  // of channels, of a block
+constexpr int kPixelThreads = kThreads / kVectors;
+constexpr int kBatch = 8;  // loads of a thread at a time
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) pool_nhwc_kernel(PoolLinearParams p, int64_t channel_groups) {
+  constexpr int kVec = kVectorSize<T>, kChannels = kVectors * kVec;
+  __shared__ float partial[kPixelThreads][kChannels];
+  const DivMod block = divmod(blockIdx.x, channel_groups);
+  const int64_t first_channel = block.remainder * kChannels;
+  const int vector = threadIdx.x % kVectors, first_pixel = threadIdx.x / kVectors;
+  const int64_t channel = first_channel + vector * kVec;
+  const int64_t pixels = channel < p.channels ? p.h * p.w : 0;
+  const T* x = static_cast<const T*>(p.x) + block.quotient * p.x_stride.n + channel;
+
+  float sums[kVec] = {};
+  for (int64_t first = first_pixel; first < pixels; first += kBatch * kPixelThreads) {
+    Pack<T, kVec> packs[kBatch] = {};
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t pixel = first + i * kPixelThreads;
+      if (pixel < pixels) packs[i] = load_pack<kVec>(x + pixel * p.x_stride.w);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVec; ++v) sums[v] += to_float(packs[i][v]);
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < kVec; ++v) partial[first_pixel][vector * kVec + v] = sums[v];
+  __syncthreads();
+  if (threadIdx.x >= kChannels || first_channel + threadIdx.x >= p.channels) return;
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kPixelThreads; ++i) sum += partial[i][threadIdx.x];
+  static_cast<float*>(p.workspace)[block.quotient * p.channels + first_channel + threadIdx.x] =
+      sum / static_cast<float>(p.h * p.w);
+}
+
+constexpr int kMaxPlanes = 32, kMaxPlaneBytes = 40 * 1024;
+constexpr int kPlaneThreads = kThreads / kMaxPlanes;
+
+int planes_of_block(const PoolLinearParams& p) {
+  const int64_t size = kVectorBytes / vector_size(p.dtype);
+  return static_cast<int>(std::min<int64_t>(kMaxPlanes, kMaxPlaneBytes / size / (p.h * p.w)));
+}
+
+int planes_bytes(const PoolLinearParams& p) {
+  const int size = kVectorBytes / vector_size(p.dtype);
+  return (static_cast<int>(planes_of_block(p) * p.h * p.w) * size / kVectorBytes + 2) * kVectorBytes;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) pool_nchw_kernel(PoolLinearParams p, int planes_of_block) {
+  constexpr int kVec = kVectorSize<T>;
+  extern __shared__ uint4 memory[];
+  T* const tile = reinterpret_cast<T*>(memory);
+  const int64_t first_plane = static_cast<int64_t>(blockIdx.x) * planes_of_block;
+  const int planes = static_cast<int>(min(static_cast<int64_t>(planes_of_block), p.batch * p.channels - first_plane));
+  const int pixels = static_cast<int>(p.h * p.w);
+  const Run<T> run{first_plane * pixels, planes * pixels};
+  const T* from = static_cast<const T*>(p.x) + (run.first - run.shift());
+  for (int e = threadIdx.x; e < run.vectors(); e += kThreads) {
+    copy_async_first(tile + e * kVec, from + e * kVec, min(kVec, run.shift() + run.length - e * kVec));
+  }
+  commit_async();
+  wait_async<0>();
+  __syncthreads();
+
+  const int plane = threadIdx.x / kPlaneThreads;
+  float sum = 0.f;
+  if (plane < planes) {
+    for (int i = threadIdx.x % kPlaneThreads; i < pixels; i += kPlaneThreads) {
+      sum += to_float(tile[run.shift() + plane * pixels + i]);
+    }
+  }
+#pragma unroll
+  for (int mask = kPlaneThreads / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+  if (plane < planes && threadIdx.x % kPlaneThreads == 0) {
+    static_cast<float*>(p.workspace)[first_plane + plane] = sum / static_cast<float>(pixels);
+  }
+}
+
+// The total over the warp of sums[index], to lanes index * 32 / kSums on. Each step halves what a lane has to add.
+template <int kSums, int kMask = 16>
+__device__ float reduce_scatter(const float (&sums)[kSums]) {
+  constexpr int kHalf = kSums / 2;
+  if constexpr (kMask == 0) {
+    return sums[0];
+  } else if constexpr (kHalf == 0) {
+    const float sum[1] = {sums[0] + __shfl_xor_sync(0xffffffff, sums[0], kMask)};
+    return reduce_scatter<1, kMask / 2>(sum);
+  } else {
+    const bool upper = threadIdx.x & kMask;
+    float halves[kHalf];
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      const float low = sums[i], high = sums[i + kHalf];
+      halves[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffff, upper ? low : high, kMask);
+    }
+    return reduce_scatter<kHalf, kMask / 2>(halves);
+  }
+}
+
+template <class T, int kImages, int kFeatures>
+__global__ void __launch_bounds__(kThreads, 3) linear_kernel(PoolLinearParams p, int64_t feature_tiles) {
+  constexpr int kVec = kVectorSize<T>, kSums = kImages * kFeatures, kLanes = 32 / kSums;
+  static_assert(kSums <= 32);
+  const DivMod block = divmod(blockIdx.x, feature_tiles);
+  const int lane = threadIdx.x % 32;
+  const int64_t first_image = block.quotient * kImages;
+  const int64_t first_feature = (block.remainder * (kThreads / 32) + threadIdx.x / 32) * kFeatures;
+  if (first_feature >= p.out_features) return;
+  // Past the end, the last one again: what comes of it is not stored.
+  const float* means[kImages];
+  const T* weights[kFeatures];
+#pragma unroll
+  for (int i = 0; i < kImages; ++i) {
+    means[i] = static_cast<const float*>(p.workspace) + min(first_image + i, p.batch - 1) * p.channels;
+  }
+#pragma unroll
+  for (int f = 0; f < kFeatures; ++f) {
+    weights[f] = static_cast<const T*>(p.weight) + min(first_feature + f, p.out_features - 1) * p.weight_stride_o;
+  }
+
+  float sums[kSums] = {};
+#pragma unroll(kSums == 1 ? 4 : 1)
+  for (int64_t k = lane * kVec; k < p.channels; k += 32 * kVec) {
+    Pack<T, kVec> packs[kFeatures];
+#pragma unroll
+    for (int f = 0; f < kFeatures; ++f) packs[f] = load_pack<kVec>(weights[f] + k);
+#pragma unroll
+    for (int i = 0; i < kImages; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVec; v += 4) {
+        const auto mean = load_pack<4>(means[i] + k + v);
+#pragma unroll
+        for (int f = 0; f < kFeatures; ++f) {
+#pragma unroll
+          for (int u = 0; u < 4; ++u) {
+            sums[i * kFeatures + f] = fmaf(to_float(packs[f][v + u]), mean[u], sums[i * kFeatures + f]);
+          }
+        }
+      }
+    }
+  }
+  const float sum = reduce_scatter(sums);
+  const int index = lane / kLanes;
+  const int64_t image = first_image + index / kFeatures, feature = first_feature + index % kFeatures;
+  if (lane % kLanes != 0 || image >= p.batch || feature >= p.out_features) return;
+  const float bias = p.bias ? to_float(static_cast<const T*>(p.bias)[feature * p.bias_stride]) : 0.f;
+  static_cast<T*>(p.y)[image * p.out_features + feature] = from_float<T>(sum + bias);
+}
+
+// The tile of a warp: more images for each weight where there are images, fewer features where SMs would be idle.
+struct LinearGrid {
+  int images, features;
+  int64_t feature_tiles, blocks;
+};
+
+LinearGrid linear_grid(const PoolLinearParams& p) {
+  const auto grid_of = [&](int images, int features) {
+    const int64_t tiles = ceil_div(p.out_features, features * (kThreads / 32));
+    return LinearGrid{images, features, tiles, tiles * ceil_div(p.batch, images)};
+  };
+  if (p.batch <= 2) return grid_of(1, 1);
+  const LinearGrid large = grid_of(8, 4);
+  return large.blocks >= 2 * current_device().sms ? large : grid_of(8, 1);
+}
+
+template <class T, int kImages, int kFeatures>
+cudaError_t launch_linear(const PoolLinearParams& p, const LinearGrid& grid, cudaStream_t stream) {
+  linear_kernel<T, kImages, kFeatures>
+      <<<static_cast<unsigned>(grid.blocks), kThreads, 0, stream>>>(p, grid.feature_tiles);
+  return cudaGetLastError();
+}
+
+template <bool kChannelsLast>
+int64_t pool_blocks(const PoolLinearParams& p) {
+  return kChannelsLast ? p.batch * ceil_div(p.channels, kVectors * vector_size(p.dtype))
+                       : ceil_div(p.batch * p.channels, planes_of_block(p));
+}
+
+}  // namespace
+
+template <bool kChannelsLast>
+bool matches_means(const PoolLinearParams& p) {
+  if (!has_cuda_kernels(p.dtype)) return false;
+  const int64_t size = vector_size(p.dtype);
+  if (p.channels % size != 0 || !is_aligned(p.weight) || p.weight_stride_k != 1 || p.weight_stride_o % size != 0) {
+    return false;
+  }
+  if constexpr (kChannelsLast) {
+    return channels_are_vectors(p.x, p.x_stride, p.dtype) && (p.h == 1 || p.x_stride.h == p.w * p.x_stride.w);
+  }
+  return is_dense_nchw(p.x, p.x_stride, p.channels, p.h, p.w) && p.h * p.w < kMaxPlaneBytes / 4;
+}
+
+template <bool kChannelsLast>
+Work work_means(const PoolLinearParams& p) {
+  const double bytes = element_bytes(p.dtype), elements = 1.0 * p.batch * p.channels * p.h * p.w;
+  const double means = 1.0 * p.batch * p.channels;
+  Work work{};
+  work.blocks = pool_blocks<kChannelsLast>(p);
+  work.threads = kThreads, work.registers = kChannelsLast ? 60 : 30;
+  work.shared_bytes = kChannelsLast ? kPixelThreads * kVectors * vector_size(p.dtype) * 4 : planes_bytes(p);
+  work.dram_bytes = work.l2_bytes = elements * bytes + means * 4;
+  work.l1_bytes =
+      elements * (kChannelsLast ? bytes : bytes + 4) + means * 4 * (kChannelsLast ? 2 * kPixelThreads : 1);
+  work.ffma = elements;
+  work.instructions = elements * (kChannelsLast ? (bytes == 2 ? 2.2 : 1.5) : 5) + means * 40;
+  work.round_trips = kChannelsLast ? static_cast<double>(ceil_div(p.h * p.w, kBatch * kPixelThreads)) : 1.0;
+  return work;
+}
+
+std::vector<Work> further_means(const PoolLinearParams& p) {
+  const LinearGrid grid = linear_grid(p);
+  const double bytes = element_bytes(p.dtype), means = 1.0 * p.batch * p.channels * 4;
+  const double weights = 1.0 * p.out_features * p.channels, y = 1.0 * p.batch * p.out_features;
+  const double image_tiles = static_cast<double>(ceil_div(p.batch, grid.images));
+  const double warps = grid.blocks * (kThreads / 32.0), sums = grid.images * grid.features;
+  Work work{};
+  work.blocks = grid.blocks;
+  work.threads = kThreads, work.registers = sums == 32 ? 168 : sums == 8 ? 116 : 64, work.shared_bytes = 0;
+  work.dram_bytes = (weights + p.out_features + y) * bytes + means;
+  // A block reads the means of its images once from L2, its warps from L1.
+  work.l2_bytes = (weights * image_tiles + y) * bytes + grid.blocks * (means / p.batch) * grid.images;
+  work.l1_bytes = (weights * image_tiles + y) * bytes + warps * (means / p.batch) * grid.images;
+  work.ffma = warps * p.channels * sums;
+  work.instructions = work.ffma * (1 + 0.3 / grid.features) +
+                      warps * p.channels * grid.features * (bytes == 2 ? 1 : 0) + warps * 32 * (sums * 4 + 100);
+  work.round_trips = sums == 1 ? 1.0 : std::max(1.0, p.channels / (32.0 * vector_size(p.dtype)));
+  return {work};
+}
+
+int64_t workspace_means(const PoolLinearParams& p) {
+  return p.batch * p.channels * static_cast<int64_t>(sizeof(float));
+}
+
+template <bool kChannelsLast>
+cudaError_t launch_means(const PoolLinearParams& p, cudaStream_t stream) {
+  const int64_t blocks = pool_blocks<kChannelsLast>(p);
+  const LinearGrid grid = linear_grid(p);
+  if (const cudaError_t error = check_grid(blocks); error != cudaSuccess) return error;
+  if (const cudaError_t error = check_grid(grid.blocks); error != cudaSuccess) return error;
+  return dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if constexpr (kChannelsLast) {
+      pool_nhwc_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
+          p, ceil_div(p.channels, kVectors * kVectorSize<T>));
+    } else {
+      pool_nchw_kernel<T>
+          <<<static_cast<unsigned>(blocks), kThreads, planes_bytes(p), stream>>>(p, planes_of_block(p));
+    }
+    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+    if (grid.images == 1) return launch_linear<T, 1, 1>(p, grid, stream);
+    return grid.features == 1 ? launch_linear<T, 8, 1>(p, grid, stream) : launch_linear<T, 8, 4>(p, grid, stream);
+  });
+}
+
+template bool matches_means<true>(const PoolLinearParams&);
+template bool matches_means<false>(const PoolLinearParams&);
+template Work work_means<true>(const PoolLinearParams&);
+template Work work_means<false>(const PoolLinearParams&);
+template cudaError_t launch_means<true>(const PoolLinearParams&, cudaStream_t);
+template cudaError_t launch_means<false>(const PoolLinearParams&, cudaStream_t);
+
+}  // namespace mbv1::cuda
