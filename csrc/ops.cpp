@@ -33,6 +33,9 @@ STABLE_TORCH_LIBRARY(mbv1, m) {
   m.def("chain_pack(Tensor? dw_weight, Tensor? dw_bias, Tensor weight, Tensor? bias) -> Tensor");
   m.def("chain(Tensor x, Tensor[] packed, int[] layers) -> Tensor");
 
+  // Memory that the CPU kernels of all threads keep between calls.
+  m.def("cpu_scratch_bytes() -> int");
+
   // The names of all kernels of an op on a backend, one a line.
   m.def("cpu_kernels(str op) -> str");
   m.def("cuda_kernels(str op) -> str");

@@ -50,6 +50,7 @@ STABLE_TORCH_LIBRARY_IMPL(mbv1, CPU, m) { implement_ops<Backend>(m); }
 
 STABLE_TORCH_LIBRARY_IMPL(mbv1, CompositeExplicitAutograd, m) {
   m.impl("cpu_kernels", TORCH_BOX(&kernel_names<Backend>));
+  m.impl("cpu_scratch_bytes", TORCH_BOX(&scratch_bytes));
 }
 
 }  // namespace mbv1::cpu

@@ -78,4 +78,7 @@ enum class Slot {
 };
 void* workspace_bytes(Slot slot, size_t bytes);
 
+// Scratch memory of all threads.
+int64_t scratch_bytes();
+
 }  // namespace mbv1::cpu
