@@ -15,7 +15,7 @@ from .quiet import quiet
 
 def peak_allocated(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes that one call of ``run`` holds at a time through torch's allocator: its activations. Scratch
-    memory that libraries keep between calls is not torch's and not counted."""
+    memory that kernels keep between calls is not torch's and not counted here."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
