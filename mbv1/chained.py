@@ -38,12 +38,11 @@ def run_chain(x: Tensor, pairs: Sequence[Pair], fold: Fold, activation: str) -> 
         layers += [(*dw, *pw) for dw, pw in zip(rest[::2], rest[1::2], strict=True)]
         chain = fold.derived["chain"] = Chain(layers, [(activation, activation)] * len(layers))
     # Everything that the windows depend on: layers are changed in place, too, to keep a finer resolution.
-    key = (x.shape[2:], *[(conv.stride, conv.padding, conv.dilation) for conv, _ in pairs])
-    numbers = fold.derived.get(key)
-    if numbers is None:
-        numbers = chain.numbers(windows(x.shape[2:], pairs))
-        fold.derived[key] = numbers
-    return chain(x, numbers)
+    key = (x.shape[2:], [(conv.stride, conv.padding, conv.dilation) for conv, _ in pairs])
+    kept = fold.derived.get("numbers")
+    if kept is None or kept[0] != key:
+        kept = fold.derived["numbers"] = key, chain.numbers(windows(x.shape[2:], pairs))
+    return chain(x, kept[1])
 
 
 def windows(size: Sequence[int], pairs: Sequence[Pair]) -> list[Window]:

@@ -63,7 +63,7 @@ class Fold:
     pointers: list[int]
     storages: list[torch.UntypedStorage]
     #: What is made of the weights at their first use, and goes with them.
-    derived: dict[Any, Any] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict)
 
     def is_current(self, sources: Sequence[Tensor], epsilons: Sequence[float], dtype: torch.dtype) -> bool:
         return (

@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kGroupBytes = 768 * 1024;
 // A feature map that stays in the cache anyway: not worth reading the weights once a band for.
 constexpr int64_t kSmallMapBytes = 256 * 1024;
-// Pixels of a band, at least: four tiles, to read each weight a few times.
+// Pixels of a band, at least: several tiles, which share each reading of the weights.
 constexpr int64_t kBandPixels = 112;
 
 template <class T, class E>
@@ -68,7 +68,6 @@ class Chain {
     Map<T> out[kMaxStages];
     Map<T> in;       // of the group's first layer
     int64_t staged;  // rows of `in` that are there, where it is filled from x
-    A* dense_rows;
   };
 
   void describe(int64_t s) {
@@ -125,20 +124,15 @@ class Chain {
   }
 
   void run_image(int64_t n, const Threads& threads) const {
-    T* shared = workspace<T>(Slot::kShared, 2 * shared_elements);
+    T* const maps = workspace<T>(Slot::kShared, 2 * shared_elements);  // the two take turns
     Map<T> in{};
-    for (int64_t s = 0; s < count; s = layers[s].group_end, shared_elements_swap(shared)) {
+    for (int64_t s = 0; s < count; s = layers[s].group_end) {
       const Layer<T, E>& last = layers[layers[s].group_end - 1];
-      const Map<T> out{shared, last.rows, last.columns};
+      const Map<T> out{in.data == maps ? maps + shared_elements : maps, last.rows, last.columns};
       if (layers[s].group_end < count) clear_padding(last, out);
       run_group(n, s, in, out, threads);
       in = out;
     }
-  }
-  // The two maps between groups take turns.
-  void shared_elements_swap(T*& shared) const {
-    T* first = workspace<T>(Slot::kShared, 2 * shared_elements);
-    shared = shared == first ? first + shared_elements : first;
   }
 
   void run_group(int64_t n, int64_t first, const Map<T>& in, const Map<T>& out, const Threads& threads) const {
@@ -289,7 +283,7 @@ class Chain {
   const ChainParams& p;
   int64_t count;
   Layer<T, E>* layers;
-  int64_t shared_elements = 0;
+  int64_t shared_elements = 0;  // of the largest map between two groups
 };
 
 inline void run_chain(const ChainParams& p, const Threads& threads) {

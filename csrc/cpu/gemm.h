@@ -1,43 +1,13 @@
 // The matrix product under pwconv2d, separable_conv2d, stem_conv2d and chain.
 //
 // C[i][j] = bias + sum_k A[i][k] * B[k][j], where j runs along contiguous memory of the output: output channels in
-// NHWC, pixels in NCHW. A lies in tiles of Tile::kRows rows, [tile][k / kLanes][row][k % kLanes], so that every
-// factor of a tile is at a constant distance from one pointer and each row of a block is a cache line. B lies in
-// panels of Tile::kCols columns, [panel][k][column]. Both are padded with zeros to whole blocks of kLanes in k.
+// NHWC, pixels in NCHW. packing.h says how A and B lie in memory.
 #pragma once
 
-#include "simd.h"
+#include "packing.h"
 
 namespace mbv1::cpu {
 namespace {
-
-constexpr int64_t kCacheLine = 64;
-
-// Accumulators, a row of B and one factor of A fill the registers: 14 x 2 + 2 + 1 of 32, or 6 x 2 + 2 + 1 of 16.
-// The widths of MobileNet's layers are multiples of 14 or 7, and the half tile takes the last 7.
-template <class A>
-struct Tile {
-  static constexpr int kRows = kVectorBytes == 64 ? 14 : 6;
-  static constexpr int kHalf = kRows / 2;
-  static constexpr int kVectors = 2;
-  static constexpr int kCols = kVectors * kLanes<A>;
-  static constexpr int kBlock = kRows * kLanes<A>;  // elements of A from one block of k to the next
-  static_assert(kRows * kVectors + kVectors + 1 <= (kVectorBytes == 64 ? 32 : 16), "accumulators must fit registers");
-};
-
-// Blocks of k, and the elements of A that `rows` rows take.
-template <class A>
-constexpr int64_t blocks_of(int64_t depth) {
-  return divide_up(depth, kLanes<A>);
-}
-template <class A>
-constexpr int64_t tile_elements(int64_t rows, int64_t depth) {
-  return divide_up(rows, Tile<A>::kRows) * blocks_of<A>(depth) * Tile<A>::kBlock;
-}
-template <class A>
-constexpr int64_t panel_elements(int64_t depth) {
-  return blocks_of<A>(depth) * kLanes<A> * Tile<A>::kCols;
-}
 
 // Cache lines to fetch into the second-level cache meanwhile: the next panel, which the processor's own prefetchers
 // would only ask for when its first rows are needed.
@@ -218,129 +188,6 @@ MBV1_INLINE void multiply_into(const Output<T>& out, const Rows& rows, int64_t c
     }
   }
   multiply_part<T, kRowBias>(out, rows, count, b, b_step, bias, first_col, cols);
-}
-
-// ---- Packing ----
-
-// `count` elements `step` apart, converted and contiguous.
-template <class T, class D>
-void gather(const T* from, int64_t step, int64_t count, D* to) {
-  constexpr int64_t kStep = kLanes<Acc<T>>;
-  const auto copy = [&](int64_t i) {
-    if constexpr (std::is_same_v<T, D>) {
-      copy_vector(from + i, to + i);
-    } else {
-      store(to + i, load(from + i));
-    }
-  };
-  if (step == 1 && count >= kStep) {
-    for (int64_t i = 0; i + kStep <= count; i += kStep) copy(i);
-    copy(count - kStep);  // overlaps, where the last vector is not whole
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      if constexpr (std::is_same_v<T, D>) {
-        to[i] = from[i * step];
-      } else {
-        to[i] = load_one(from + i * step);
-      }
-    }
-  }
-}
-
-// bias[0..count) in the type of the sums, padded with zeros to `padded` values; zeros where there is none.
-template <class T>
-void fill_bias(const void* bias, int64_t step, int64_t count, int64_t padded, Acc<T>* to) {
-  if (bias != nullptr) gather(static_cast<const T*>(bias), step, count, to);
-  for (int64_t i = bias == nullptr ? 0 : count; i < padded; ++i) to[i] = Acc<T>(0);
-}
-template <class T>
-int64_t padded_bias(int64_t count) {
-  return round_up(count, Tile<Acc<T>>::kCols) + Tile<Acc<T>>::kRows;
-}
-template <class T>
-const Acc<T>* gather_bias(Slot slot, const void* bias, int64_t step, int64_t count) {
-  Acc<T>* values = workspace<Acc<T>>(slot, padded_bias<T>(count));
-  fill_bias<T>(bias, step, count, padded_bias<T>(count), values);
-  return values;
-}
-
-// One panel of B: columns [first, first + kCols) of the matrix whose element (k, j) is from[k_offset(k) + j *
-// j_step].
-template <class E, class T, class Offset>
-void pack_panel(const T* from, const Offset& k_offset, int64_t j_step, int64_t depth, int64_t cols, int64_t first,
-                E* to) {
-  constexpr int kCols = Tile<Acc<T>>::kCols, kPair = kPairOf<E>;
-  const int64_t count = smaller<int64_t>(cols - first, kCols), padded = blocks_of<Acc<T>>(depth) * kLanes<Acc<T>>;
-  for (int64_t k = 0; k < padded; ++k) {
-    if constexpr (kPair == 1) {
-      E* row = to + k * kCols;
-      if (k < depth) gather(from + k_offset(k) + first * j_step, j_step, count, row);
-      for (int64_t j = k < depth ? count : 0; j < kCols; ++j) row[j] = E(0);
-    } else {
-      E* row = to + k / kPair * kCols * kPair + k % kPair;
-      for (int64_t j = 0; j < kCols; ++j) {
-        row[j * kPair] = k < depth && j < count ? from[k_offset(k) + (first + j) * j_step] : E{};
-      }
-    }
-  }
-}
-
-// Rows of a panel behind the last k.
-template <class E>
-void zero_rows(E* panel, int64_t depth) {
-  constexpr int kCols = Tile<E>::kCols;
-  for (int64_t i = depth * kCols; i < panel_elements<E>(depth); ++i) panel[i] = E(0);
-}
-
-// All panels of a weight matrix [depth][cols].
-template <class E, class T, class Offset>
-void pack_panels(const Threads& threads, const T* from, const Offset& k_offset, int64_t j_step, int64_t depth,
-                 int64_t cols, E* to) {
-  parallel(threads, divide_up(cols, Tile<Acc<T>>::kCols), [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      pack_panel(from, k_offset, j_step, depth, cols, panel * Tile<Acc<T>>::kCols,
-                 to + panel * panel_elements<Acc<T>>(depth));
-    }
-  });
-}
-
-// Packed into the calling thread's workspace.
-template <class E, class T, class Offset>
-const E* pack_weights(const Threads& threads, const T* from, const Offset& k_offset, int64_t j_step, int64_t depth,
-                      int64_t cols) {
-  const int64_t panels = divide_up(cols, Tile<Acc<T>>::kCols);
-  E* packed = workspace<E>(Slot::kWeights, panels * panel_elements<Acc<T>>(depth));
-  pack_panels(threads, from, k_offset, j_step, depth, cols, packed);
-  return packed;
-}
-
-// A row of A: `depth` elements `step` apart, to row `row` of a tile.
-template <class E, class T>
-void pack_row(const T* from, int64_t step, int64_t depth, int64_t row, E* tile) {
-  constexpr int kL = kLanes<Acc<T>>;
-  E* to = tile + row * kL;
-  for (int64_t k = 0; k < depth; k += kL, to += Tile<Acc<T>>::kBlock) {
-    const int64_t count = smaller<int64_t>(kL, depth - k);
-    gather(from + k * step, step, count, to);
-    for (int64_t i = count; i < kL; ++i) to[i] = E{};
-  }
-}
-
-// A weight matrix [rows][depth] as A, for the products whose columns are pixels.
-template <class T>
-const Acc<T>* pack_weight_rows(const Threads& threads, const T* from, int64_t row_stride, int64_t step, int64_t rows,
-                               int64_t depth) {
-  using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows;
-  A* packed = workspace<A>(Slot::kWeights, tile_elements<A>(rows, depth));
-  parallel(threads, divide_up(rows, kRows), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin * kRows; row < end * kRows; ++row) {
-      // Rows past the end repeat the last one: their products are not stored.
-      pack_row(from + smaller(row, rows - 1) * row_stride, step, depth, row % kRows,
-               packed + row / kRows * blocks_of<A>(depth) * Tile<A>::kBlock);
-    }
-  });
-  return packed;
 }
 
 // ---- Products ----

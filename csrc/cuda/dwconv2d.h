@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels.h"
+#include "numeric.cuh"
 
 namespace mbv1::cuda {
 
@@ -22,6 +23,19 @@ template <int kKernel, int kStride>
 Work work_nchw_planes(const DwConv2dParams& p);
 template <int kKernel, int kStride>
 cudaError_t launch_nchw_planes(const DwConv2dParams& p, cudaStream_t stream);
+
+// Square windows of kKernel in NCHW with any stride and dilation: dwconv2d_nchw_tiles.cu.
+template <int kKernel>
+bool matches_nchw(const DwConv2dParams& p);
+template <int kKernel>
+Work work_nchw(const DwConv2dParams& p);
+template <int kKernel>
+cudaError_t launch_nchw(const DwConv2dParams& p, cudaStream_t stream);
+
+inline bool is_square(const DwConv2dParams& p, int kernel) {
+  return has_cuda_kernels(p.dtype) && p.window.kernel_h == kernel && p.window.kernel_w == kernel &&
+         coordinates_fit_int32(p);
+}
 
 // Coordinates of x inside it that `tiles` tiles of `tile` outputs read, each of them `span` from its first one on.
 inline double coordinates_of_tiles(int64_t in, int64_t tiles, int64_t tile, int64_t span, int64_t stride,

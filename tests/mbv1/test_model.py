@@ -229,6 +229,11 @@ def atrous(net):
     net.model[0][0].dilation = (2, 2)
 
 
+def finer(net):
+    depthwise = next(block[0] for block in net.model[2:] if getattr(block[0], "stride", None) == (2, 2))
+    depthwise.stride, depthwise.dilation, depthwise.padding = (1, 1), (2, 2), (2, 2)
+
+
 def other_activation(net):
     net.model[2][2] = nn.Tanh()
 
@@ -251,7 +256,7 @@ def other_pool(net):
 
 
 @pytest.mark.parametrize(
-    "surgery", [atrous, other_activation, no_batch_norm, batch_statistics, longer_block, other_pool]
+    "surgery", [atrous, finer, other_activation, no_batch_norm, batch_statistics, longer_block, other_pool]
 )
 def test_surgery(surgery, randomize):
     net = small(randomize, fused=True).double()
