@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -28,13 +30,31 @@ class Card:
     """How to feed a net and read it: ``(pixel - mean) / std`` with pixels in 0…255, ``resolution`` square."""
 
     resolution: int = 224
-    mean: tuple[float, ...] = (127.5, 127.5, 127.5)
-    std: tuple[float, ...] = (127.5, 127.5, 127.5)
-    labels: tuple[str, ...] = ()
+    mean: Sequence[float] = (127.5, 127.5, 127.5)
+    std: Sequence[float] = (127.5, 127.5, 127.5)
+    labels: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, expected, fits in (
+            ("resolution", "an integer >= 1", isinstance(self.resolution, int) and self.resolution >= 1),
+            ("mean", "three numbers", _are(float, self.mean, 3)),
+            ("std", "three numbers > 0", _are(float, self.std, 3) and min(self.std) > 0),
+            ("labels", "a list of strings", _are(str, self.labels)),
+            ("options", "arguments of MobileNetV1", isinstance(self.options, Mapping)),
+        ):
+            if not fits:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
     def label(self, index: int) -> str:
         return self.labels[index] if index < len(self.labels) else f"class {index}"
+
+
+def _are(kind: type, values: Any, count: int | None = None) -> bool:
+    """Whether ``values`` is a list of ``count`` values of a kind; an int is a float, too."""
+    kinds = (float, int) if kind is float else kind
+    fits = isinstance(values, (list, tuple)) and all(isinstance(value, kinds) for value in values)
+    return fits and count in (None, len(values))
 
 
 def load_net(weights: str | Path | None = None, **options: Any) -> tuple[MobileNetV1, Card]:
@@ -48,8 +68,13 @@ def load_net(weights: str | Path | None = None, **options: Any) -> tuple[MobileN
         with as_file(files("mbv1") / "weights") as folder:
             return load_net(folder / _SHIPPED, **options)
     checkpoint = read(weights)
-    card = _card(Path(weights).with_suffix(".json"), checkpoint)
-    net = load(MobileNetV1, checkpoint, **{**card.options, **options})
+    # Of the whole path: "." has no name to put a suffix to.
+    path = Path(os.path.abspath(weights)).with_suffix(".json")
+    card = _card(path, checkpoint)
+    try:
+        net = load(MobileNetV1, checkpoint, **{**card.options, **options})
+    except TypeError as error:
+        raise ValueError(f"{path}: options: {error}") from error
     if net.ch_in != 3:
         raise ValueError(f"{weights}: expected a net for 3 channels, red, green and blue, got one for {net.ch_in}")
     return net, card
@@ -90,14 +115,15 @@ def read_pixels(path: str | Path, resolution: int, *, fast_jpeg: bool = False) -
         with Image.open(path) as image:
             if fast_jpeg:
                 image.draft(None, (2 * resolution, 2 * resolution))
-            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            with suppress(Exception):  # EXIF that cannot be read turns nothing
+                ImageOps.exif_transpose(image, in_place=True)
             image = _to_rgb(image).resize((resolution, resolution), Image.Resampling.BILINEAR)
             return np.array(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    # Pillow's decoders raise SyntaxError, ValueError and others on broken files beside OSError.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path}: not an image that can be read ({error})") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files.
+        raise OSError(f"{path}: not an image that can be read ({str(error) or type(error).__name__})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """``python -m mbv1``: in this process for the cases, in one of its own for the exit code and the streams."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mbv1 import MobileNetV1
 from mbv1.cli import main
@@ -155,6 +156,55 @@ def test_exif_orientation(tmp_path):
     photo = read_photo(tmp_path / "turned.png", 8)
     assert photo[0, :, :4].max() == 0
     assert photo[0, :, 4:].min() == 255
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0nothing that is EXIF", b"Exif\0\0II*\0"], ids=["other", "torn"])
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_broken_exif_is_no_broken_image(kind, exif, tmp_path):
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(tmp_path / f"photo.{kind}", exif=exif, lossless=True)
+    assert read_photo(tmp_path / f"photo.{kind}", 8).unique().tolist() == [7]
+
+
+@pytest.mark.parametrize("error", [struct.error("torn"), RuntimeError("torn"), KeyError("torn"), MemoryError("torn")])
+def test_whatever_a_decoder_raises(error, photos, capsys, monkeypatch):
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    assert main(["classify", str(photos["coffee"])]) == 2
+    assert "coffee_96.png: not an image that can be read (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ({"resolution": "96"}, "resolution: expected an integer >= 1, got '96'"),
+        ({"mean": [0, 0]}, "mean: expected three numbers, got [0, 0]"),
+        ({"std": [1, 1, 0]}, "std: expected three numbers > 0, got [1, 1, 0]"),
+        ({"labels": "person"}, "labels: expected a list of strings, got 'person'"),
+        ({"options": ["relu6"]}, "options: expected arguments of MobileNetV1, got ['relu6']"),
+        ({"options": {"depth": 3}}, "options: "),
+        ([], "not a card of a net"),
+    ],
+)
+def test_bad_cards(card, expected, tmp_path, photos, capsys):
+    torch.save(MobileNetV1(n_classes=2, width_mult=0.25).state_dict(), tmp_path / "net.pth")
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    assert main(["classify", str(photos["coffee"]), "--weights", str(tmp_path / "net.pth")]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path / 'net.json'}: " in error
+    assert expected in error
+
+
+def test_weights_of_this_folder(tmp_path, photos, capsys, monkeypatch):
+    """``.`` has no name that a card could have beside it."""
+    (tmp_path / "net").mkdir()
+    torch.save(MobileNetV1(n_classes=2, width_mult=0.25).state_dict(), tmp_path / "net" / "pytorch_model.bin")
+    monkeypatch.chdir(tmp_path / "net")
+    assert main(["classify", str(photos["coffee"]), "--weights", "."]) == 0
+    (tmp_path / "net.json").write_text('{"labels": ["cup", "no cup"]}')
+    assert main(["classify", str(photos["coffee"]), "--weights", "."]) == 0
+    assert "cup 0." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
