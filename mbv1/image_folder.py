@@ -38,25 +38,26 @@ def find_images(folder: str | Path) -> Found:
         OSError: ``folder`` itself cannot be listed.
     """
     images, other, unreadable = [], 0, {}
-    seen = set()
+    seen: set[str] = set()
 
     def failed(error: OSError) -> None:
-        if Path(error.filename) == Path(folder):
+        place = Path(error.filename)
+        if place == Path(folder):
             raise error
-        unreadable[Path(error.filename).relative_to(folder).as_posix()] = error.strerror or str(error)
+        unreadable[place.relative_to(folder).as_posix()] = error.strerror or str(error)
 
     for here, folders, names in os.walk(folder, onerror=failed, followlinks=True):
-        folders.sort()
+        folders.sort()  # which of two links to a folder comes first
         place = os.path.realpath(here)
         if place in seen:
             folders.clear()
             continue
         seen.add(place)
-        for name in names:
-            if name.lower().endswith(SUFFIXES):
-                images.append(Path(here, name).relative_to(folder).as_posix())
-            else:
-                other += 1
+        inside = Path(here).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        found = [prefix + name for name in names if name.lower().endswith(SUFFIXES)]
+        images += found
+        other += len(names) - len(found)
     return Found(sorted(images), other, unreadable)
 
 
@@ -88,8 +89,8 @@ class ImageFolder(Dataset):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 pixels = read_pixels(path, self.resolution, fast_jpeg=self.fast_jpeg)
-        except Exception as error:  # whatever a decoder makes of a broken file, the other files go on
-            return file, (str(error) or type(error).__name__).removeprefix(f"{path}: ")
+        except OSError as error:
+            return file, str(error).removeprefix(f"{path}: ")
         return file, torch.from_numpy(pixels)
 
 

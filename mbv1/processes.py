@@ -27,13 +27,14 @@ class World:
     @contextmanager
     def joined(cls) -> Iterator[World]:
         """This process's world, with the process group up meanwhile."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
-            yield cls()
+        names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        world = cls(*(int(os.environ.get(name, alone)) for name, alone in names.items()))
+        if world.size == 1:
+            yield world
             return
         dist.init_process_group("gloo", timeout=_PATIENCE)
         try:
-            yield cls(*(int(os.environ[name]) for name in names))
+            yield world
         finally:
             dist.destroy_process_group()
 
