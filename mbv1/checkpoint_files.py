@@ -18,8 +18,8 @@ _FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
 _BROKEN = (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(arrays by name, the folder's ``config.json`` or an empty dict) of a file or of a folder with one.
+def read_file(path: Path) -> tuple[dict[str, Any], Path]:
+    """(arrays by name, the path of ``config.json`` beside them) of a file or of a folder with one.
 
     Raises:
         FileNotFoundError: there is no such file, or the folder has no weights.
@@ -39,8 +39,24 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         arrays = reader(path)
     except _BROKEN as error:
         raise ValueError(f"{path}: cannot be read as {path.suffix}: {error}") from error
-    config = path.parent / "config.json"
-    return arrays, json.loads(config.read_text()) if config.is_file() else {}
+    return arrays, path.parent / "config.json"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What transformers keeps beside the arrays; an empty dict where there is no such file.
+
+    Raises:
+        ValueError: the file is not a JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(config).__name__}")
+    return config
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

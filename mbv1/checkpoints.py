@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .architecture import BLOCKS, SHALLOW_BLOCKS, width_from
-from .checkpoint_files import read_file
+from .checkpoint_files import read_config, read_file
 
 if TYPE_CHECKING:
     from .model import MobileNetV1
@@ -164,7 +164,7 @@ def read(source: str | Path | Mapping[str, Any], convention: str | None = None) 
     """Reads a local file, a folder or a mapping and finds out whose names it has; see ``from_pretrained``."""
     if isinstance(source, Mapping):
         arrays, origin = dict(source), "the mapping"
-        config: dict[str, Any] = {}
+        config: Path | None = None
     else:
         origin = str(source)
         arrays, config = read_file(Path(source))
@@ -242,10 +242,11 @@ def _convention_depth(convention: Convention, arrays: Mapping[str, Any]) -> int:
     return sum(convention.unit("dw", i).kernel in arrays for i in range(1, len(BLOCKS) + 1))
 
 
-def _config_options(convention: Convention, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers' ``config.json`` says beside the arrays."""
-    if convention.name != "transformers":
+def _config_options(convention: Convention, path: Path | None) -> dict[str, Any]:
+    """What transformers' ``config.json`` says beside the arrays. Other nets' is not read: it may be anybody's."""
+    if convention.name != "transformers" or path is None:
         return {}
+    config = read_config(path)
     names = {"hidden_act": "activation", "layer_norm_eps": "bn_eps", "min_depth": "min_depth"}
     options = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
     if "tf_padding" in config:

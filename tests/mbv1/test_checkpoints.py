@@ -88,6 +88,18 @@ def test_transformers_folder_with_its_config(tmp_path, randomize):
     assert_same_logits(ours, logits(theirs, x).logits, x)
 
 
+def test_a_config_is_read_where_it_is_meant(tmp_path, randomize):
+    """A broken ``config.json`` is an error beside the names of transformers, and nobody's business beside others."""
+    ours = MobileNetV1(width_mult=0.25, n_classes=3)
+    torch.save(ours.state_dict(), tmp_path / "ours.pth")
+    torch.save(transformers_net(randomize).state_dict(), tmp_path / "theirs.pth")
+    for text, expected in (("{", "config.json: cannot be read as JSON"), ("[]", "expected a JSON object, got list")):
+        (tmp_path / "config.json").write_text(text)
+        MobileNetV1.from_pretrained(tmp_path / "ours.pth")
+        with pytest.raises(ValueError, match=expected):
+            MobileNetV1.from_pretrained(tmp_path / "theirs.pth")
+
+
 def keras_net(size, **options):
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = pytest.importorskip("keras", reason="keras is not installed")
