@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-#: How long a process waits for the others: they may have hours more to do. One that dies ends the wait at once.
+#: How long a process that is done waits for the others. One that dies ends the wait at once.
 _PATIENCE = timedelta(days=30)
 
 
@@ -22,6 +22,7 @@ class World:
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
+        self._group: dist.ProcessGroup | None = None
 
     @classmethod
     @contextmanager
@@ -32,7 +33,9 @@ class World:
         if world.size == 1:
             yield world
             return
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        # Connecting has torch's own time limit: where machines cannot reach each other, that is an error soon.
+        dist.init_process_group("gloo")
+        world._group = dist.new_group(timeout=_PATIENCE)
         try:
             yield world
         finally:
@@ -54,7 +57,7 @@ class World:
         if self.size == 1:
             return
         failures: list[str | None] = [None] * self.size
-        dist.all_gather_object(failures, None if failure is None else str(failure))
+        dist.all_gather_object(failures, None if failure is None else str(failure), self._group)
         for rank, text in enumerate(failures):
             if text is None:
                 continue
@@ -67,7 +70,7 @@ class World:
         if self.size == 1:
             return [value]
         values = None if self.rank else [None] * self.size
-        dist.gather_object(value, values)
+        dist.gather_object(value, values, group=self._group)
         return values
 
     def scatter(self, values: Sequence[Any] | None) -> Any:
@@ -76,5 +79,5 @@ class World:
             assert values is not None
             return values[0]
         received = [None]
-        dist.scatter_object_list(received, None if values is None else list(values))
+        dist.scatter_object_list(received, None if values is None else list(values), group=self._group)
         return received[0]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,6 +20,8 @@ from PIL import Image
 from mbv1 import MobileNetV1, image_folder
 from mbv1.cli import main
 from mbv1.image_folder import find_images
+
+SHIPPED = Path(image_folder.__file__).parent / "weights" / "vww_0.25_96_weights.npz"
 
 GOOD = ["astronaut.png", "b/coffee.PNG", "b/c/motorcycle.jpg", 'ünïcode, "quoted"\n.png']
 
@@ -330,13 +333,24 @@ def test_interrupted(many, tmp_path, monkeypatch):
     assert complete(read(out), many)
 
 
-# Each process is a machine of its own: nothing but the images is common to them.
+# Each process is a machine of its own: nothing but the images is common to them. First one fails, and all give up.
 MACHINE = """
 import os, sys
+from contextlib import nullcontext
 from mbv1.cli import main
+from mbv1.processes import World
+
 os.chdir("machine" + os.environ["RANK"])
 os.environ.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-sys.exit(main(sys.argv[1:]))
+with World.joined() as world:
+    World.joined = lambda: nullcontext(world)
+    try:
+        code = main([*sys.argv[1:], "--weights", "weights.npz"])
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2, code
+    code = main(sys.argv[1:])
+sys.exit(code)
 """
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", 2]
@@ -353,13 +367,17 @@ def test_killed_alone_and_resumed_on_two_machines(many, tmp_path):
     process.kill()
     process.communicate()
     kept = lines(journal) - 1
+    for suffix in (".npz", ".json"):  # on one machine only
+        shutil.copy(SHIPPED.with_suffix(suffix), tmp_path / "machine0" / f"weights{suffix}")
     command = [sys.executable, "-m", *TORCHRUN, tmp_path / "machine.py", *options, "--resume"]
     result = subprocess.run([*map(str, command)], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert result.stderr.count("error: ") == 1
+    assert "mbv1 predict: error: rank 1: weights.npz: no such file" in result.stderr
     assert f"{300 - kept} images classified, {kept} kept from before, 1 not readable; " in result.stderr
     assert "images/s on 2 processes on cpu" in result.stderr
     assert complete(read(tmp_path / "machine0" / "rows.json"), many)
-    assert sorted(p.name for p in tmp_path.glob("machine*/*")) == ["rows.json", "rows.json.journal"]
+    assert sorted(p.name for p in tmp_path.glob("machine*/rows*")) == ["rows.json", "rows.json.journal"]
 
 
 def test_one_of_two_processes_dies(many, tmp_path, monkeypatch):
