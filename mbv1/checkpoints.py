@@ -215,7 +215,7 @@ def load(cls: type[MobileNetV1], checkpoint: Checkpoint, **overrides: Any) -> Mo
 
 def _plain_names(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Without what wrappers add: ``module.`` (DataParallel), ``_orig_mod.`` (compile), keras's ``:0``."""
-    for prefix in ("module.", "_orig_mod."):
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):  # either may be outside
         if arrays and all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): value for name, value in arrays.items()}
     plain = {}

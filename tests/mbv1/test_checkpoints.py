@@ -232,6 +232,14 @@ def test_own_files(suffix, variant, tmp_path, randomize):
     assert torch.equal(logits(ours, x), logits(net, x))
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_training_scripts_wrap(key, prefix, tmp_path):
+    state = MobileNetV1(width_mult=0.25, n_classes=3).state_dict()
+    torch.save({"epoch": 3, key: {prefix + k: v for k, v in state.items()}}, tmp_path / "net.pth")
+    assert torch.equal(MobileNetV1.from_pretrained(tmp_path / "net.pth").fc.weight, state["fc.weight"])
+
+
 def test_half_weights_load_into_float32(randomize):
     state = randomize(MobileNetV1(width_mult=0.25)).half().state_dict()
     net = MobileNetV1.from_pretrained(state, fused=True)
