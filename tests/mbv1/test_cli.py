@@ -1,6 +1,7 @@
 """``python -m mbv1``: in this process for the cases, in one of its own for the exit code and the streams."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def photos(tmp_path) -> dict[str, Path]:
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mbv1", *map(str, arguments)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "mbv1", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="surrogateescape")
 
 
 def test_classify_in_a_process(photos):
@@ -61,9 +63,10 @@ def test_json(photos, capsys):
 def test_bad_files_in_a_process(tmp_path, photos):
     text = tmp_path / "notes.jpg"
     text.write_text("no image")
-    result = run("classify", text, photos["astronaut"], tmp_path / "absent.png")
+    odd = photos["astronaut"].rename(tmp_path / os.fsdecode(b"no-utf8-\xe9.png"))
+    result = run("classify", text, odd, tmp_path / "absent.png")
     assert result.returncode == 2
-    assert "person 0.922" in result.stdout
+    assert result.stdout == f"{odd}: person 0.922\n"
     errors = result.stderr.splitlines()
     assert len(errors) == 2, result.stderr
     assert errors[0].startswith(f"mbv1 classify: error: {text}: not an image that can be read")
