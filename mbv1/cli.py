@@ -158,6 +158,8 @@ def _predict(options: argparse.Namespace) -> int:
     try:
         if kind not in FORMATS:
             raise ValueError(f"--out {out}: expected an ending of {', '.join(FORMATS)}, or --format")
+        if out is not None and out.is_dir():
+            raise ValueError(f"--out {out}: expected a file, got a folder")
         if out is None and (options.resume or options.overwrite):
             raise ValueError("--resume and --overwrite need --out FILE")
         predict(Job(**{**arguments, "out": out, "kind": kind}))
