@@ -250,7 +250,7 @@ def _report(
     """On standard error: how many, how fast, and the first files that could not be read."""
     errors = [row for row in map(json.loads, rows.values()) if "error" in row]
     new = len(rows) - kept - len(errors)
-    text = f"{new:,} images classified"
+    text = f"{new:,} classified"
     if kept:
         text += f", {kept:,} kept from before"
     if errors:

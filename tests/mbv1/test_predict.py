@@ -87,7 +87,7 @@ def test_equals_classify(kind, folder, tmp_path, capsys):
     out = tmp_path / f"new/rows.{kind}"
     predict(folder, "--out", out, "--top", 5, "--batch-size", 3)
     printed = capsys.readouterr().err
-    assert "4 images classified, 1 of other types left out; " in printed
+    assert "4 classified, 1 of other types left out; " in printed
     assert f"images/s on cpu after the first batch; {out}" in printed
     rows = read(out)
     assert [row["file"] for row in rows] == sorted(GOOD)
@@ -127,7 +127,7 @@ def test_bad_files(workers, folder, tmp_path, capsys):
     assert "exceeds limit" in errors["bomb.png"]
     assert [row["file"] for row in read(out) if "classes" in row] == sorted(GOOD)
     printed = capsys.readouterr().err
-    assert "4 images classified, 6 not readable" in printed
+    assert "4 classified, 6 not readable" in printed
     for file, why in errors.items():
         assert f"mbv1 predict: {file}: {why}\n" in printed
 
@@ -137,7 +137,7 @@ def test_many_bad_files_are_not_all_printed(tmp_path, capsys):
         (tmp_path / f"{i}.jpg").touch()
     predict(tmp_path, "--out", tmp_path / "rows.csv")
     printed = capsys.readouterr().err
-    assert "0 images classified, 30 not readable; " in printed
+    assert "mbv1 predict: 0 classified, 30 not readable; " in printed
     assert "and 10 more, with their errors in their rows" in printed
     assert len(read(tmp_path / "rows.csv")) == 30
 
@@ -375,7 +375,7 @@ def test_killed_alone_and_resumed_on_two_machines(many, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("error: ") == 1
     assert "mbv1 predict: error: rank 1: weights.npz: no such file" in result.stderr
-    assert f"{500 - kept} images classified, {kept} kept from before, 1 not readable; " in result.stderr
+    assert f"{500 - kept} classified, {kept} kept from before, 1 not readable; " in result.stderr
     assert "images/s on 2 processes on cpu" in result.stderr
     assert complete(read(tmp_path / "machine0" / "rows.json"), many)
     assert sorted(p.name for p in tmp_path.glob("machine*/rows*")) == ["rows.json", "rows.json.journal"]
