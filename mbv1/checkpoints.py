@@ -87,6 +87,7 @@ class Checkpoint:
     convention: Convention
     origin: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()  # names of the classes, where the source has them
 
 
 def _torch_unit(conv: str, bn: str) -> Unit:
@@ -164,10 +165,10 @@ def read(source: str | Path | Mapping[str, Any], convention: str | None = None) 
     """Reads a local file, a folder or a mapping and finds out whose names it has; see ``from_pretrained``."""
     if isinstance(source, Mapping):
         arrays, origin = dict(source), "the mapping"
-        config: Path | None = None
+        beside: Path | None = None
     else:
         origin = str(source)
-        arrays, config = read_file(Path(source))
+        arrays, beside = read_file(Path(source))
     arrays = _plain_names(arrays)
     if convention is not None:
         if convention not in CONVENTIONS:
@@ -180,7 +181,9 @@ def read(source: str | Path | Mapping[str, Any], convention: str | None = None) 
             stems = ", ".join(f"{c.unit('stem', 0).kernel} ({c.name})" for c in CONVENTIONS.values())
             raise CheckpointError(f"{origin}: no MobileNetV1 by its names: expected one of {stems}; got {first}")
         chosen = fitting[0]
-    return Checkpoint(arrays, _with_head(chosen, arrays), origin, _config_options(chosen, config))
+    # Only transformers' config.json is meant: beside other weights it may be anybody's.
+    config = read_config(beside) if beside is not None and chosen.name == "transformers" else {}
+    return Checkpoint(arrays, _with_head(chosen, arrays), origin, _config_options(config), _labels(config))
 
 
 def load(cls: type[MobileNetV1], checkpoint: Checkpoint, **overrides: Any) -> MobileNetV1:
@@ -242,16 +245,19 @@ def _convention_depth(convention: Convention, arrays: Mapping[str, Any]) -> int:
     return sum(convention.unit("dw", i).kernel in arrays for i in range(1, len(BLOCKS) + 1))
 
 
-def _config_options(convention: Convention, path: Path | None) -> dict[str, Any]:
-    """What transformers' ``config.json`` says beside the arrays. Other nets' is not read: it may be anybody's."""
-    if convention.name != "transformers" or path is None:
-        return {}
-    config = read_config(path)
+def _config_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' ``config.json`` says about the net beside the arrays."""
     names = {"hidden_act": "activation", "layer_norm_eps": "bn_eps", "min_depth": "min_depth"}
     options = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
     if "tf_padding" in config:
         options["padding"] = "same" if config["tf_padding"] else "symmetric"
     return options
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes in transformers' ``config.json``."""
+    names = config.get("id2label", {})
+    return tuple(str(names.get(str(i), f"class {i}")) for i in range(len(names)))
 
 
 def _shape_options(checkpoint: Checkpoint, min_depth: int | None) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def load_net(weights: str | Path | None = None, **options: Any) -> tuple[MobileN
 
     A file ``NAME.json`` beside the weights ``NAME.npz`` is their card, with the fields of :class:`Card`.
     Without one, the convention of the weights decides: the published PyTorch nets were trained on pixels
-    normalized by ImageNet's mean and deviation, all others on pixels from -1 to 1; 224x224.
+    normalized by ImageNet's mean and deviation, all others on pixels from -1 to 1; 224x224. The labels then
+    are those of transformers' ``config.json``.
     """
     if weights is None:
         with as_file(files("mbv1") / "weights") as folder:
@@ -81,7 +82,7 @@ def load_net(weights: str | Path | None = None, **options: Any) -> tuple[MobileN
 
 
 def _card(path: Path, checkpoint: Checkpoint) -> Card:
-    card = Card()
+    card = Card(labels=checkpoint.labels)
     if checkpoint.convention is CONVENTIONS["pytorch"]:
         card = replace(card, mean=_IMAGENET[0], std=_IMAGENET[1])
     if not path.is_file():

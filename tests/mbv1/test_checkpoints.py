@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mbv1 import CheckpointError, MobileNetV1
+from mbv1.images import load_net
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -86,6 +87,12 @@ def test_transformers_folder_with_its_config(tmp_path, randomize):
     assert (ours.activation, ours.padding, ours.bn_eps) == ("silu", "symmetric", 0.05)
     x = torch.randn(1, 3, 64, 64)
     assert_same_logits(ours, logits(theirs, x).logits, x)
+
+
+def test_transformers_labels(tmp_path, randomize):
+    transformers_net(randomize, id2label={i: f"kind {i}" for i in range(11)}).save_pretrained(tmp_path)
+    _, card = load_net(tmp_path)
+    assert [card.label(i) for i in (0, 10, 11)] == ["kind 0", "kind 10", "class 11"]
 
 
 def test_a_config_is_read_where_it_is_meant(tmp_path, randomize):
