@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what the net runs in (float32)",
     )
     command.add_argument(
-        "--workers", type=_not_negative, metavar="N", help="processes that decode images (as many as cores)"
+        "--workers", type=_not_negative, metavar="N", help="processes that decode images (as many as cores, up to 16)"
     )
     command.add_argument(
         "--fast-jpeg",

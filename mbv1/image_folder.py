@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,14 +82,15 @@ class ImageFolder(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
         file = self.files[index]
         path = self.folder / file
-        # A pipe would be waited for.
-        if not path.is_file():
-            return file, "not a file" if path.exists() else "no such file"
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+                return file, "not a file"
             # Pillow warns of large images and of odd metadata. Reading them is what was asked for.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 pixels = read_pixels(path, self.resolution, fast_jpeg=self.fast_jpeg)
+        except FileNotFoundError:
+            return file, "no such file"
         except OSError as error:
             return file, str(error).removeprefix(f"{path}: ")
         return file, torch.from_numpy(pixels)

@@ -54,7 +54,7 @@ class Journals:
                         self._compare(path, row["settings"])
                     else:
                         rows[row["file"]] = line.decode()
-                except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+                except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
                     raise ValueError(f"{path}:{number}: not a line of a journal: {line[:80]!r}") from error
         return rows
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -143,7 +144,7 @@ class Classifier:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             best = probabilities(self.net, self.card, pixels).topk(self.top)
         for file, values, indices in zip(batch.files, best.values.tolist(), best.indices.tolist(), strict=True):
-            if values[0] != values[0]:
+            if math.isnan(values[0]):
                 rows.append({"file": file, "error": "the net's output is not finite"})
                 continue
             classes = [self._entry(index, value) for index, value in zip(indices, values, strict=True)]
@@ -158,9 +159,11 @@ class Classifier:
 
 def _earlier(job: Job, journals: Journals) -> Rows:
     """The rows that a resumed run starts from. Without ``resume`` there must be none, or they are given up."""
+    there = journals.paths()
+    if journals.out.exists() and not there and not job.overwrite:
+        raise ValueError(f"{journals.out} exists, without the journal to go on from: --overwrite starts anew")
     if job.resume:
         return journals.read()
-    there = [path for path in (journals.out, *journals.paths()) if path.exists()]
     if there and not job.overwrite:
         raise ValueError(f"{there[0]} exists: --resume goes on from it, --overwrite starts anew")
     return {}
@@ -185,7 +188,7 @@ def _agree(job: Job, offers: Sequence[tuple[Mapping[str, Any], Rows]]) -> tuple[
 def _classify(job: Job, classifier: Classifier, journals: Journals | None, world: World, files: list[str]) -> Share:
     """This process's share of the files, batch by batch into its journal."""
     dataset = ImageFolder(job.folder, files, classifier.resolution, fast_jpeg=job.fast_jpeg)
-    workers = _usable_cores() // world.local_size if job.workers is None else job.workers
+    workers = min(_usable_cores() // world.local_size, 16) if job.workers is None else job.workers
     loader = DataLoader(
         dataset,
         batch_size=job.batch_size,

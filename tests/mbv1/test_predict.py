@@ -63,22 +63,17 @@ def read(path: Path) -> list[dict]:
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
     rows = []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for cells in csv.DictReader(file):
-            row = {"file": cells["file"]}
-            if cells["error"]:
-                row["error"] = cells["error"]
-            else:
-                row["classes"] = [
-                    {
-                        "class": int(cells[f"class{n}"]),
-                        "label": cells[f"label{n}"] or None,
-                        "probability": float(cells[f"probability{n}"]),
-                    }
-                    for n in ("", "_2")
-                    if f"class{n}" in cells
-                ]
-            rows.append(row)
+    for cells in csv.DictReader(text.splitlines(keepends=True)):
+        classes = [
+            {
+                "class": int(cells[f"class{n}"]),
+                "label": cells[f"label{n}"] or None,
+                "probability": float(cells[f"probability{n}"]),
+            }
+            for n in ("", "_2")
+            if cells.get(f"class{n}")
+        ]
+        rows.append({"file": cells["file"], **({"classes": classes} if classes else {"error": cells["error"]})})
     return rows
 
 
@@ -115,19 +110,21 @@ def test_bad_files(workers, folder, tmp_path, capsys):
     (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
     (folder / "bomb.png").write_bytes(a_bomb())
     (folder / "lost.tif").symlink_to(folder / "nowhere")
+    (folder / "loop.tif").symlink_to(folder / "loop.tif")
     os.mkfifo(folder / "pipe.bmp")
     (folder / "folder.jpg").mkdir()
     out = tmp_path / "rows.jsonl"
     assert main(["predict", str(folder), "--out", str(out), "--batch-size", "3", "--workers", str(workers)]) == 0
     errors = {row["file"]: row["error"] for row in read(out) if "error" in row}
-    assert set(errors) == {"text.jpg", "empty.gif", "torn.png", "bomb.png", "lost.tif", "pipe.bmp"}
+    assert set(errors) == {"text.jpg", "empty.gif", "torn.png", "bomb.png", "lost.tif", "loop.tif", "pipe.bmp"}
     assert errors["lost.tif"] == "no such file"
+    assert "Too many levels of symbolic links" in errors["loop.tif"]
     assert errors["pipe.bmp"] == "not a file"
     assert errors["text.jpg"].startswith("not an image that can be read (cannot identify")
     assert "exceeds limit" in errors["bomb.png"]
     assert [row["file"] for row in read(out) if "classes" in row] == sorted(GOOD)
     printed = capsys.readouterr().err
-    assert "4 classified, 6 not readable" in printed
+    assert "4 classified, 7 not readable" in printed
     for file, why in errors.items():
         assert f"mbv1 predict: {file}: {why}\n" in printed
 
@@ -205,7 +202,9 @@ def test_what_exists_is_safe(folder, tmp_path, capsys):
     predict(folder, "--out", out)
     before = out.read_bytes()
     predict(folder, "--out", out, "--top", 2, code=2)
-    assert f"error: {out} exists: --resume goes on from it, --overwrite starts anew" in capsys.readouterr().err
+    assert (
+        f"error: {out}.journal exists: --resume goes on from it, --overwrite starts anew" in capsys.readouterr().err
+    )
     predict(folder, "--out", out, "--top", 2, "--dtype", "bfloat16", "--resume", code=2)
     error = capsys.readouterr().err
     assert f"{out}.journal belongs to a run with other settings (dtype: 'float32' there, 'bfloat16' now; " in error
@@ -215,6 +214,9 @@ def test_what_exists_is_safe(folder, tmp_path, capsys):
     assert out.read_bytes() == before
     predict(folder, "--out", out, "--top", 2, "--overwrite")
     assert len(read(out)[0]["classes"]) == 2
+    (tmp_path / "rows.csv.journal").unlink()
+    predict(folder, "--out", out, "--top", 2, "--resume", code=2)
+    assert "rows.csv exists, without the journal to go on from: --overwrite" in capsys.readouterr().err
     (tmp_path / "rows.csv.journal.1").write_text("what is this\n")
     predict(folder, "--out", out, "--top", 2, "--resume", code=2)
     assert "rows.csv.journal.1:1: not a line of a journal: b'what is this'" in capsys.readouterr().err
