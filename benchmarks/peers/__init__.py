@@ -18,7 +18,9 @@ import torch
 from ..quiet import quiet
 from ..workload import Workload
 
-DWCONV, MOBILENET = "dwconv", "mobilenet"
+#: The benchmarks: one layer at a time, and whole nets.
+DWCONV, PWCONV, SEPARABLE, MOBILENET = "dwconv", "pwconv", "separable", "mobilenet"
+BENCHMARKS = (DWCONV, PWCONV, SEPARABLE, MOBILENET)
 
 
 class Peer(Protocol):
@@ -50,7 +52,7 @@ class BasePeer:
     """The defaults: a peer of every benchmark that runs everywhere."""
 
     ours = False
-    benchmarks = frozenset({DWCONV, MOBILENET})
+    benchmarks = frozenset(BENCHMARKS)
     allocates_in_torch = True
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
