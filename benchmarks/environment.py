@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Variables that change what is measured, by prefix.
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "CUDA_", "TORCH", "TRITON_", "ONEDNN_", "MBV1_", "LD_PRELOAD")
 
-#: The extra "peers": what the other libraries are called as packages.
-_PEERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx", "MNN", "ai-edge-litert")
+#: The extras "peers" and "peers-cuda": what the other libraries are called as packages.
+_PEERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx", "MNN", "ai-edge-litert", "executorch")
+_PEERS_CUDA = ("nvidia-cudnn-frontend", "tensorrt")
 
 _CACHE_SIZES = "/sys/devices/system/cpu/cpu0/cache"
 
@@ -56,7 +57,7 @@ def environment(device: torch.device) -> dict[str, object]:
         "device_type": device.type,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "peers": {name: version for name in _PEERS if (version := _version(name))},
+        "peers": {name: version for name in (*_PEERS, *_PEERS_CUDA) if (version := _version(name))},
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -44,6 +44,11 @@ class CompiledFrozen(Compiled):
         return "as compile on GPUs" if device.type == "cuda" else super().left_out(device, quick)
 
 
+class CompiledTuned(CudaPeer, Compiled):
+    def left_out(self, device: torch.device, quick: bool) -> str | None:
+        return "up to minutes of tuning a case"
+
+
 class CompiledGraph(CudaPeer, Compiled):
     """The compiler's own CUDA graphs."""
 
@@ -57,6 +62,12 @@ PEERS = [
         "torch.compile with freezing (on CPUs: oneDNN with packed weights and fused activation)",
         BENCHMARKS,
         options={"freezing": True},
+    ),
+    CompiledTuned(
+        "max-autotune",
+        "torch.compile, batch norm folded, mode max-autotune-no-cudagraphs",
+        BENCHMARKS,
+        mode="max-autotune-no-cudagraphs",
     ),
     CompiledGraph(
         "compile graph",
