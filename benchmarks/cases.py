@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .contest import Outcome
 from .timing import Timing, geometric_mean
@@ -26,7 +26,6 @@ class Case:
     peak: float
     make: Callable[[], Workload]
     facts: dict[str, object] = field(default_factory=dict)
-    memory: bool = False  # whether the peak of each contender's allocations is worth measuring
 
     def __str__(self) -> str:
         return f"{self.name} N{self.batch} {self.dtype} {self.layout} T{self.threads}"
@@ -57,6 +56,15 @@ class Result:
         """The fastest contender that is not this project."""
         timed = [(o.name, o.timing) for o in self.outcomes if o.timing and not o.ours]
         return min(timed, key=lambda peer: peer[1].median, default=None)
+
+    def by(self, clock: str) -> Result:
+        """The same with the timings of another clock, for those that have one."""
+
+        def of(outcome: Outcome) -> Timing | None:
+            timing = outcome.clocks.get(clock)
+            return timing if isinstance(timing, Timing) else None
+
+        return Result(self.case, tuple(replace(o, timing=of(o)) for o in self.outcomes))
 
     @property
     def noisy(self) -> bool:

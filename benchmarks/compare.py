@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contest import OK
+from .contest import OK, UNAVAILABLE
 from .report import Column, Screen, Table, number
 from .result_files import CASE, load_all
 from .timing import geometric_mean
@@ -32,6 +32,8 @@ _MUST_AGREE = ("device", "device_type", "cores", "cpu_capability", "capability")
 _SHOULD_AGREE = ("torch", "torch_cuda", "triton", "cudnn", "driver", "platform", "python", "tf32_convolutions")
 _SHOULD_AGREE_TOO = ("variables", "peers")
 
+#: What says which timing it is: ``other`` is empty, or the name of one of the row's other clocks.
+_FIELDS = (*CASE, "contender", "other")
 _Key = tuple[object, ...]
 
 
@@ -47,20 +49,24 @@ class Change:
     reason: str | None = None
 
     @property
+    def contender(self) -> object:
+        return self.key[len(CASE)]
+
+    @property
     def ratio(self) -> float | None:
         """after / before: above 1 is slower."""
         return None if self.after is None else self.after / self.before
 
     def as_dict(self) -> dict[str, object]:
-        case = dict(zip((*CASE, "contender"), self.key, strict=True))
+        case = dict(zip(_FIELDS, self.key, strict=True))
         times = {"before_us": self.before, "after_us": self.after, "ratio": self.ratio}
         return {**case, "verdict": self.verdict, **times, "noisy": self.noisy, "reason": self.reason}
 
 
 def changes(before: Sequence[Mapping], after: Sequence[Mapping], threshold: float) -> Iterator[Change]:
-    """One for each row of ``before`` that was timed and is also in ``after``; ``threshold`` is a fraction."""
-    rows = {_key(row): row for row in after}
-    for old in before:
+    """One for each timing of ``before`` whose row is also in ``after``; ``threshold`` is a fraction."""
+    rows = {_key(view): view for row in after for view in _views(row)}
+    for old in (view for row in before for view in _views(row)):
         new = rows.get(_key(old))
         if old["status"] != OK or new is None:
             continue
@@ -79,8 +85,16 @@ def _verdict(old: Mapping, new: Mapping, threshold: float) -> str:
     return SAME
 
 
+def _views(row: Mapping) -> Iterator[Mapping]:
+    """The row as it is, and as each of its other clocks has it."""
+    yield row
+    for clock, times in row.get("other_clocks", {}).items():
+        status = OK if "median_us" in times else UNAVAILABLE
+        yield {**row, "status": status, "reason": None, **times, "other": clock}
+
+
 def _key(row: Mapping) -> _Key:
-    return tuple(row[field] for field in (*CASE, "contender"))
+    return tuple(row.get(field, "") for field in _FIELDS)
 
 
 def differences(before: Sequence[Mapping], after: Sequence[Mapping]) -> tuple[list[str], list[str]]:
@@ -114,9 +128,8 @@ def _print(found: Sequence[Change], screen: Screen) -> None:
     shown = sorted((c for c in found if c.verdict != SAME), key=lambda c: -(c.ratio or float("inf")))
     if not shown:
         return
-    titles = (*CASE, "contender")
-    widths = [max(len(title), *(len(str(c.key[i])) for c in shown)) for i, title in enumerate(titles)]
-    columns = [Column(title, width, True) for title, width in zip(titles, widths, strict=True)]
+    widths = [max(len(title), *(len(str(c.key[i])) for c in shown)) for i, title in enumerate(_FIELDS)]
+    columns = [Column(title, width, True) for title, width in zip(_FIELDS, widths, strict=True)]
     times = (Column("before us", 10), Column("after us", 10), Column("after/before", 12))
     table = Table((*columns, *times, Column("", 0, True)))
     screen.print(table.header, "bold")
@@ -170,10 +183,9 @@ def _rows(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _judge(before: list, after: list, given: argparse.Namespace, doubtful: Sequence[str], screen: Screen) -> int:
     found = list(changes(before, after, given.threshold / 100))
-    own = {_key(row) for row in before if row["ours"]}
-    if given.contenders:
-        own = {c.key for c in found if c.key[-1] in given.contenders}
-    ours, peers = [c for c in found if c.key in own], [c for c in found if c.key not in own]
+    judged = set(given.contenders or ()) or {row["contender"] for row in before if row["ours"]}
+    ours = [c for c in found if c.contender in judged]
+    peers = [c for c in found if c.contender not in judged]
     if not ours:
         print("compare: no case is in both runs", file=sys.stderr)
         return 2

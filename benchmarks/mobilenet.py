@@ -89,7 +89,6 @@ def make_cases(
                         "resolution": resolution,
                         "blocks_bound_us": roofline.blocks_bound(layers, torch_dtype) * 1e6,
                     },
-                    memory=True,
                 )
             )
     return cases

@@ -11,6 +11,7 @@ from .environment import load_average
 from .options import Setting
 from .report import Column, Screen, Table, number
 from .roofline import Roofline
+from .timing import Clock
 
 #: How many cases are named as the slowest.
 _SLOWEST = 3
@@ -21,7 +22,7 @@ def print_head(
     setting: Setting,
     found: dict[str, object],
     rooflines: Mapping[int, Roofline],
-    clock: str,
+    clocks: Sequence[Clock],
     notes: Sequence[str],
     screen: Screen,
 ) -> None:
@@ -34,7 +35,11 @@ def print_head(
         screen.print("this machine is busy with something else: the times below say little", "yellow")
     for threads, roofline in rooflines.items():
         screen.print(f"roofline with {threads} threads, measured now: {roofline}")
-    screen.print(f"times: {clock}; median, p20-p80 of interleaved rounds, after a check of every result")
+    screen.print(
+        f"times: {clocks[0].description}; median, p20-p80 of interleaved rounds, after a check of every result"
+    )
+    for clock in clocks[1:]:
+        screen.print(f"  and in the results, {clock.name}: {clock.description}")
     for peer in setting.peers:
         screen.print(f"  {peer.name:<14}{peer.title}")
     for name, reason in setting.left_out.items():

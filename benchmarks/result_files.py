@@ -7,8 +7,8 @@ A file is one JSON object, whole after every row, of
 - ``environment``: device, versions, commit (see :func:`benchmarks.environment.environment`);
 - ``rooflines``: for each number of threads, as a string, the bandwidth and the rates of multiply-adds measured in
   this run; on a GPU the number of threads changes nothing;
-- ``method``: ``clock``, the description of the clock of ``median_us``; ``budget``, seconds for each contender and the
-  least and most rounds; ``quick``;
+- ``method``: ``clock``, the description of the clock of ``median_us``, and ``clocks``, those of all by name;
+  ``budget``, seconds for each contender and clock, and the least and most rounds; ``quick``;
 - ``left_out``: contenders that did not take part, each with its reason, and ``notes`` (a list);
 - ``rows``;
 - ``complete``: false until the run has ended; then also ``comparisons`` (geometric means of their time / ours),
@@ -19,11 +19,14 @@ A row is one contender in one case. The case is ``benchmark``, ``case`` (the nam
 ``flops`` are what it has to move and to compute, ``bound_us`` the least time for that on the roofline. The contender
 is ``contender`` and ``ours`` (whether it is this project). ``status`` is
 
-- ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds``; ``noisy``; ``images_per_s``, ``gb_per_s``,
-  ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64, relative to the largest value;
+- ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds`` by the clock named ``clock``; ``noisy``;
+  ``images_per_s``, ``gb_per_s``, ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64,
+  relative to the largest value; ``start_s``, seconds from nothing to the first result; and ``other_clocks``, for each
+  name of one (on a GPU: of calls or of a graph, the L2 cold or warm) the same times, or the ``reason`` for none;
 - ``unavailable``, ``failed`` or ``wrong`` (so not timed): ``reason``.
 
-``peak_bytes`` is the peak of what a call allocates, or null where that is not known. The most asked-for facts of the
+``peak_bytes`` is the peak of what a call allocates, or null where that is not known; on the CPU with our kernels'
+scratch memory, which they keep, so that it is the most of all cases so far. The most asked-for facts of the
 environment are in each row, too.
 """
 

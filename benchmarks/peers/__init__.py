@@ -34,6 +34,8 @@ class Peer(Protocol):
     benchmarks: frozenset[str]
     #: Whether torch's allocator sees the activations of a call.
     allocates_in_torch: bool
+    #: Whether its calls can be captured in a CUDA graph; not where they replay one.
+    capturable: bool
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         """Why it takes part only when asked for (``--peers``); None where it always does."""
@@ -54,6 +56,7 @@ class BasePeer:
     ours = False
     benchmarks = frozenset(BENCHMARKS)
     allocates_in_torch = True
+    capturable = True
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         return None

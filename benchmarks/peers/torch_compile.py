@@ -53,6 +53,7 @@ class CompiledGraph(CudaPeer, Compiled):
     """The compiler's own CUDA graphs."""
 
     allocates_in_torch = False
+    capturable = False
 
 
 PEERS = [

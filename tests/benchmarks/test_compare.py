@@ -49,6 +49,19 @@ def test_verdicts(before, after, verdict):
     assert (change.ratio is None) == (verdict == LOST)
 
 
+def test_other_clocks_are_compared_by_themselves():
+    def times(median):
+        return {"graph": {"median_us": median, "p20_us": median, "p80_us": median, "noisy": False}}
+
+    before = row(other_clocks={**times(50), "no graph": {"reason": "cannot be captured"}})
+    found = {c.key[-1]: c.verdict for c in changes([before], [row(other_clocks=times(70))], 0.05)}
+    assert found == {"": SAME, "graph": SLOWER}
+    (lost,) = changes([row(other_clocks=times(50))], [row(status="failed", reason="no kernel")], 0.05)
+    assert (lost.key[-1], lost.verdict) == ("", LOST)
+    graph = list(changes([row(other_clocks=times(50))], [row(other_clocks={"graph": {"reason": "no"}})], 0.05))[1]
+    assert (graph.verdict, graph.reason) == (LOST, "unavailable: no")
+
+
 def test_only_what_was_timed_before_and_ran_after_is_compared():
     before = [row("a"), row("b", status="failed"), row("c")]
     assert [c.key[1] for c in changes(before, [row("a"), row("b")], 0.05)] == ["a"]

@@ -46,6 +46,9 @@ def test_rows_say_what_was_measured_and_where(run_dwconv):
     for key in ("device", "torch", "commit", "threads", "time"):
         assert key in row
     assert row["threads"] == 1
+    assert row["clock"] == "wall, caches warm" and row["other_clocks"] == {}
+    assert results["method"]["clocks"].keys() == {row["clock"]}
+    assert row["start_s"] > 0 and row["peak_bytes"] >= 4 * 1024 * 49
     assert results["left_out"]["cudnn bench"] == "needs a CUDA device"
     assert {c["versus"] for c in results["comparisons"]} >= {"eager", "passes", "the best peer of each case"}
 
@@ -138,6 +141,17 @@ def test_comparisons_by_hand():
     assert means["b"] == (pytest.approx(4.0), 2)
     assert means["the best peer of each case"] == (pytest.approx(1.0), 2)
     assert means["the best peer, free choice of layout"] == (pytest.approx(1.0), 1)
+
+
+def test_results_by_another_clock():
+    case = Case("c", 1, "fp32", "nhwc", 1, Work(1, 1), 1.0, 1.0, lambda: None)
+    slow, fast = (Timing(seconds, seconds, seconds, 1) for seconds in (4.0, 1.0))
+    ours = Outcome("mbv1", True, OK, slow, clocks={"first": slow, "graph": fast})
+    theirs = Outcome("a", False, OK, fast, clocks={"first": fast, "graph": slow})
+    other = Outcome("b", False, OK, fast, clocks={"first": fast, "graph": "no graph"})
+    found = Result(case, (ours, theirs, other)).by("graph")
+    assert [o.timing for o in found.outcomes] == [fast, slow, None]
+    assert compare([found], ["a", "b"])[0].mean == pytest.approx(4.0)
 
 
 def test_comparisons_skip_what_did_not_run():

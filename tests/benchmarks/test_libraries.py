@@ -27,7 +27,7 @@ def test_a_library_agrees_with_the_reference_or_says_what_is_missing(library, ba
         if reason is None:
             net = mobilenet.make_net(0.25, 64)
             workload = mobilenet.Net(net, (batch, 3, 64, 64), dtype, layout, CPU)
-            (outcome,) = contest(workload, [library], CpuClock(), ONCE)
+            (outcome,) = contest(workload, [library], [CpuClock()], ONCE)
             assert (outcome.status, outcome.reason) == (OK, None)
         else:
             missing = [name for name in library.needs if importlib.util.find_spec(name) is None]

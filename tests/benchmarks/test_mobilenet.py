@@ -88,7 +88,12 @@ def test_layers_of_the_net_one_by_one(roofline, tmp_path):
 
 def test_a_full_run_has_every_width_resolution_and_batch(roofline, monkeypatch):
     cases = []
-    monkeypatch.setattr(mobilenet, "make_net", lambda width, resolution: mobilenet.MobileNetV1(width_mult=width))
+
+    def make_net(width, resolution):
+        with torch.device("meta"):
+            return mobilenet.MobileNetV1(width_mult=width)
+
+    monkeypatch.setattr(mobilenet, "make_net", make_net)
     monkeypatch.setattr(mobilenet.suite, "run", lambda name, setting, found, *rest: cases.extend(found) or 0)
     assert mobilenet.main(["--device", "cpu", "--full", "--layout", "nhwc", "--threads", "1"]) == 0
     assert cases[0].name == "MobileNetV1 1-224"
