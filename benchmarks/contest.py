@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -17,7 +18,7 @@ OK, UNAVAILABLE, FAILED, WRONG = "ok", "unavailable", "failed", "wrong"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one contender: ``timing`` where ``status`` is ok, else ``reason``."""
+    """What became of one contender: ``timing`` (by the first clock) where ``status`` is ok, else ``reason``."""
 
     name: str
     ours: bool
@@ -25,51 +26,54 @@ class Outcome:
     timing: Timing | None = None
     reason: str | None = None
     error: float | None = None
-    memory: int | None = None  # peak bytes of a call, where that was asked for and can be known
+    memory: int | None = None  # peak bytes of a call, where that can be known
+    start: float | None = None  # seconds from nothing to the first result
+    clocks: Mapping[str, Timing | str] = field(default_factory=dict)  # by name, or why it has no such time
 
 
-def contest(
-    workload: Workload, peers: Sequence[Peer], clock: Clock, budget: Budget, memory: bool = False
-) -> list[Outcome]:
-    """The outcomes in the order of ``peers``; ``memory`` asks for the peak of each one's allocations, too. A
-    contender whose result disagrees with the reference is not timed; whatever a contender raises becomes its
-    reason, so that the others still run."""
+@dataclass
+class _Ready:
+    """A contender that computes the right result, and what is known of it so far."""
+
+    peer: Peer
+    run: Callable[[], object]
+    outcome: Outcome
+
+
+def contest(workload: Workload, peers: Sequence[Peer], clocks: Sequence[Clock], budget: Budget) -> list[Outcome]:
+    """The outcomes in the order of ``peers``. A contender whose result disagrees with the reference is not timed;
+    whatever a contender raises becomes its reason, so that the others still run."""
     outcomes: dict[str, Outcome] = {}
-    runs: dict[str, Callable[[], object]] = {}
-    errors: dict[str, float] = {}
-    peaks: dict[str, int] = {}
+    ready: list[_Ready] = []
     try:
         for peer in peers:
-            outcome = _prepare(workload, peer, runs, errors)
-            if outcome is not None:
-                outcomes[peer.name] = outcome
+            prepared = _prepare(workload, peer)
+            if isinstance(prepared, Outcome):
+                outcomes[peer.name] = prepared
+            else:
+                ready.append(prepared)
         with torch.inference_mode():
-            if memory:
-                for peer in peers:
-                    if peer.name in runs and peer.allocates_in_torch:
-                        peaks[peer.name] = peak_allocated(runs[peer.name], workload.device)
-                        if peer.ours and workload.device.type == "cpu":
-                            # Kept between calls, the most of all cases so far: nothing is hidden outside tensors.
-                            peaks[peer.name] += torch.ops.mbv1.cpu_scratch_bytes()
-            timings = interleave(runs, clock, budget)
+            for one in ready:
+                one.outcome = replace(one.outcome, memory=_peak(one, workload.device))
+            runs = {one.peer.name: one.run for one in ready}
+            timings = interleave(runs, clocks, budget, {one.peer.name for one in ready if not one.peer.capturable})
+        for one in ready:
+            found = timings[one.peer.name]
+            first = found[clocks[0].name]
+            assert isinstance(first, Timing)
+            outcomes[one.peer.name] = replace(one.outcome, timing=first, clocks=found)
     except Exception as failure:  # out of memory with all of them at once, say
-        reason = f"while timing all: {_first_line(failure)}"
-        lost = [Outcome(p.name, p.ours, FAILED, reason=reason) for p in peers if p.name in runs]
-        outcomes.update((outcome.name, outcome) for outcome in lost)
-        timings = {}
+        for one in ready:
+            reason = f"while timing all: {_first_line(failure)}"
+            outcomes[one.peer.name] = Outcome(one.peer.name, one.peer.ours, FAILED, reason=reason)
     finally:
         for peer in peers:
             peer.finish()
-    ours = {peer.name: peer.ours for peer in peers}
-    for name, timing in timings.items():
-        outcomes[name] = Outcome(name, ours[name], OK, timing, error=errors[name], memory=peaks.get(name))
     return [outcomes[peer.name] for peer in peers]
 
 
-def _prepare(
-    workload: Workload, peer: Peer, runs: dict[str, Callable[[], object]], errors: dict[str, float]
-) -> Outcome | None:
-    """Adds ``peer`` to ``runs`` and ``errors``, or returns why not."""
+def _prepare(workload: Workload, peer: Peer) -> _Ready | Outcome:
+    """``peer``, ready to be timed, or why not."""
 
     def lost(status: str, reason: str, error: float | None = None) -> Outcome:
         return Outcome(peer.name, peer.ours, status, None, reason, error)
@@ -78,18 +82,32 @@ def _prepare(
     if reason is not None:
         return lost(UNAVAILABLE, reason)
     try:
+        tolerance, begin = workload.tolerance, time.perf_counter()
         with torch.no_grad():
             run = peer.prepare(workload)
         with torch.inference_mode():
-            error, tolerance = workload.error(run()), workload.tolerance
+            y = run()
+            if workload.device.type == "cuda":
+                torch.cuda.synchronize(workload.device)
+            start = time.perf_counter() - begin
+            error = workload.error(y)
     except Unavailable as unavailable:
         return lost(UNAVAILABLE, str(unavailable))
     except Exception as failure:  # a peer may raise anything
         return lost(FAILED, _first_line(failure))
     if not error <= tolerance:
         return lost(WRONG, f"error {error:.2g} of the largest value, more than {tolerance:.2g}", error)
-    runs[peer.name], errors[peer.name] = run, error
-    return None
+    return _Ready(peer, run, Outcome(peer.name, peer.ours, OK, error=error, start=start))
+
+
+def _peak(one: _Ready, device: torch.device) -> int | None:
+    """The peak of what a call allocates. On the CPU ours includes the scratch memory that its kernels keep between
+    calls, the most of all cases so far: nothing is hidden outside tensors."""
+    if not one.peer.allocates_in_torch:
+        return None
+    peak = peak_allocated(one.run, device)
+    hidden = one.peer.ours and device.type == "cpu"
+    return peak + (torch.ops.mbv1.cpu_scratch_bytes() if hidden else 0)
 
 
 def _first_line(failure: Exception) -> str:

@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Variables that change what is measured, by prefix.
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "CUDA_", "TORCH", "TRITON_", "ONEDNN_", "MBV1_", "LD_PRELOAD")
 
-#: The extra "peers": what the other libraries are called as packages.
-_PEERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx", "MNN", "ai-edge-litert")
+#: The extras "peers" and "peers-cuda": what the other libraries are called as packages.
+_PEERS = ("onnx", "onnxruntime", "openvino", "ncnn", "pnnx", "MNN", "ai-edge-litert", "executorch")
+_PEERS_CUDA = ("nvidia-cudnn-frontend", "tensorrt")
 
 _CACHE_SIZES = "/sys/devices/system/cpu/cpu0/cache"
 
@@ -56,7 +57,8 @@ def environment(device: torch.device) -> dict[str, object]:
         "device_type": device.type,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "peers": {name: version for name in _PEERS if (version := _version(name))},
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "peers": {name: version for name in (*_PEERS, *_PEERS_CUDA) if (version := _version(name))},
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -76,7 +78,8 @@ def environment(device: torch.device) -> dict[str, object]:
         properties = torch.cuda.get_device_properties(device)
         found.update(
             cudnn=torch.backends.cudnn.version(),
-            driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            driver=_ask_driver("driver_version"),
+            gpu_now=_ask_driver("clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw,power.limit"),
             capability=f"{properties.major}.{properties.minor}",
             multiprocessors=properties.multi_processor_count,
             memory_bytes=properties.total_memory,
@@ -114,6 +117,10 @@ def last_level_cache(device: torch.device) -> int | None:
         except (OSError, ValueError, KeyError):
             continue
     return sizes[max(sizes)] if sizes else None
+
+
+def _ask_driver(fields: str) -> str | None:
+    return _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
 
 
 def _commit() -> str | None:

@@ -1,11 +1,12 @@
 """The whole of MobileNetV1, fused, against the same net in every peer.
 
     python -m benchmarks.mobilenet [--quick] [--batch N …] [--dtype …] [--layout …] [--threads N …] [--peers all]
-    [--per-layer] [--width-mult A] [--resolution R]
+    [--per-layer] [--width-mult A …] [--resolution R …]
 
 ``roof`` is the share of what the device's measured limits allow a net of one kernel a layer (each activation
 goes through memory once between two layers); fused blocks and caches can pass 100%. ``peak`` is the share of the
-measured multiply-add rate alone. ``--per-layer`` measures every distinct layer and block of the net by itself.
+measured multiply-add rate alone. ``--per-layer`` measures every distinct layer and block of the net by itself,
+``--full`` the net in every width and resolution of the paper.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from torch import Tensor, nn
 from mbv1 import MobileNetV1
 
 from . import options, per_layer, suite
+from .cases import Case
 from .peers import MOBILENET
 from .report import Screen
 from .roofline import Roofline, measure
-from .suite import Case
 from .work import layers_of, total
 from .workload import DTYPES, Workload, checked, randomize_batch_norm
 
-_DEFAULTS = options.Defaults(cpu_batches=(1, 8), cuda_batches=(1, 128), cpu_dtypes=("fp32",))
+#: Those of the paper (arXiv 1704.04861), the net as it is best known first.
+WIDTHS, RESOLUTIONS = (1.0, 0.75, 0.5, 0.25), (224, 192, 160, 128)
+
+_DEFAULTS = options.Defaults(cpu_batches=(1, 8), cuda_batches=options.FULL_BATCHES, cpu_dtypes=("fp32",))
 
 
 class Net(Workload):
@@ -85,7 +89,6 @@ def make_cases(
                         "resolution": resolution,
                         "blocks_bound_us": roofline.blocks_bound(layers, torch_dtype) * 1e6,
                     },
-                    memory=True,
                 )
             )
     return cases
@@ -94,18 +97,24 @@ def make_cases(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; the exit code."""
     parser = options.parser(__doc__.splitlines()[0], _DEFAULTS)
-    parser.add_argument("--width-mult", type=float, default=1.0, metavar="A", help="default: 1.0")
-    parser.add_argument("--resolution", type=int, default=224, metavar="R", help="default: 224")
+    parser.add_argument("--width-mult", type=float, nargs="+", metavar="A", help="default: 1.0; in a full run all")
+    parser.add_argument("--resolution", type=int, nargs="+", metavar="R", help="default: 224; in a full run all")
     parser.add_argument("--per-layer", action="store_true", help="each distinct layer and block by itself")
     given = parser.parse_args(arguments)
-    if given.batch is None and (given.quick or given.per_layer):
+    if given.batch is None and (given.quick or (given.per_layer and not given.full)):
         given.batch = [1]
+    widths = given.width_mult or (WIDTHS if given.full else WIDTHS[:1])
+    resolutions = given.resolution or (RESOLUTIONS if given.full else RESOLUTIONS[:1])
     setting = options.resolve(given, MOBILENET, _DEFAULTS)
     dtypes = [DTYPES[d] for d in setting.dtypes]
     rooflines = measure(setting.device, dtypes, setting.threads, 0.2 if setting.quick else 0.6)
-    net = make_net(given.width_mult, given.resolution)
     make = per_layer.make_cases if given.per_layer else make_cases
-    return suite.run(MOBILENET, setting, make(setting, rooflines, net, given.resolution), rooflines, Screen(), [])
+    cases = [
+        case
+        for width, resolution in product(widths, resolutions)
+        for case in make(setting, rooflines, make_net(width, resolution), resolution)
+    ]
+    return suite.run(MOBILENET, setting, cases, rooflines, Screen(), [])
 
 
 if __name__ == "__main__":

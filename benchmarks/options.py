@@ -22,6 +22,10 @@ _QUICK = Budget(seconds=0.03, min_rounds=3, max_rounds=20)
 _CPU_SECONDS, _QUICK_SECONDS = 90.0, 20.0
 
 
+#: The batches of a full run.
+FULL_BATCHES = (1, 8, 32, 128)
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What a benchmark runs unless told otherwise."""
@@ -45,10 +49,13 @@ def parser(description: str, defaults: Defaults) -> argparse.ArgumentParser:
     add("--threads", type=_positive, nargs="+", metavar="N", help=threads)
     add("--device", help="a torch device; default: the GPU, else the CPU")
     add("--peers", nargs="+", metavar="NAME", help="only these contenders besides mbv1, or: all")
-    seconds = f"start no case later; default on CPUs without --peers: {_CPU_SECONDS:g}, quick: {_QUICK_SECONDS:g}"
+    limits = f"{_CPU_SECONDS:g}, quick: {_QUICK_SECONDS:g}"
+    seconds = f"start no case later; default on CPUs without --peers or --full: {limits}"
     add("--seconds", type=float, metavar="S", help=seconds)
     add("--rounds", type=_positive, metavar="N", help="rounds of measuring; default: as many as fit some time")
-    add("--quick", action="store_true", help="fewer cases, contenders and rounds")
+    length = made.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="fewer cases, contenders and rounds")
+    length.add_argument("--full", action="store_true", help=f"every case and peer, at batch {_words(FULL_BATCHES)}")
     add("--json", type=Path, metavar="FILE", help="write the results there, row by row")
     return made
 
@@ -80,12 +87,13 @@ def resolve(given: argparse.Namespace, benchmark: str, defaults: Defaults) -> Se
     _check_names(given.peers or (), {peer.name for peer in known})
     reasons = {peer.name: _why_left_out(peer, given, device, dtypes) for peer in known}
     budget = _QUICK if given.quick else _CUDA if cuda else _CPU
-    unlimited = cuda or given.peers is not None
+    unlimited = cuda or given.full or given.peers is not None
+    batches = FULL_BATCHES if given.full else defaults.cuda_batches if cuda else defaults.cpu_batches
     return Setting(
         device=device,
         dtypes=dtypes,
         layouts=tuple(given.layout),
-        batches=tuple(given.batch or (defaults.cuda_batches if cuda else defaults.cpu_batches)),
+        batches=tuple(given.batch or batches),
         threads=tuple(given.threads or (default_threads(),)),
         budget=replace(budget, min_rounds=given.rounds, max_rounds=given.rounds) if given.rounds else budget,
         seconds=given.seconds or (math.inf if unlimited else _QUICK_SECONDS if given.quick else _CPU_SECONDS),
@@ -109,6 +117,8 @@ def _why_left_out(peer: Peer, given: argparse.Namespace, device: torch.device, d
         return reasons[0]
     if given.peers:
         return None if peer.name == "mbv1" or {peer.name, "all"} & set(given.peers) else "not asked for"
+    if given.full:
+        return None
     reason = peer.left_out(device, given.quick)
     return reason and f"{reason}; --peers all"
 

@@ -3,21 +3,19 @@ and pooling with the classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
-from torch import Tensor, nn
+from torch import nn
 
 from mbv1 import MobileNetV1
-from mbv1_kernels import pool_linear, separable_conv2d
 
+from .cases import Case
+from .layers import layer_case
 from .options import Setting
 from .roofline import Roofline
-from .suite import Case
-from .work import layers_of, total
-from .workload import DTYPES, Workload, checked
+from .work import layers_of
 
 
 @dataclass(frozen=True)
@@ -35,22 +33,6 @@ class Part:
             return self.kind
         first, last = self.blocks[0], self.blocks[-1]
         return f"block {first}{f'-{last}' if last > first else ''} {self.kind}"
-
-
-class LayerWorkload(Workload):
-    """One part; ours is the op that the fused net has for it, with batch norm folded."""
-
-    def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
-        x = self.x
-        layers = [m for m in self.folded.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        weights = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-        if isinstance(layers[0], nn.Linear):
-            return checked(lambda: pool_linear(x, *weights, backend=backend), backend)
-        if len(layers) == 1:
-            return checked(lambda: layers[0].run(x, *weights, "relu", backend), backend)
-        window = {"stride": layers[0].stride, "padding": layers[0].padding}
-        run = partial(separable_conv2d, x, *weights, **window, dw_activation="relu", activation="relu")
-        return checked(partial(run, backend=backend), backend)
 
 
 def parts_of(net: MobileNetV1, resolution: int) -> list[Part]:
@@ -77,15 +59,20 @@ def parts_of(net: MobileNetV1, resolution: int) -> list[Part]:
 
 def make_cases(setting: Setting, rooflines: Mapping[int, Roofline], net: MobileNetV1, resolution: int) -> list[Case]:
     """One case for each part, batch, dtype, layout and number of threads."""
-    cases = []
-    for dtype, batch, layout, threads in product(setting.dtypes, setting.batches, setting.layouts, setting.threads):
-        roofline, torch_dtype = rooflines[threads], DTYPES[dtype]
-        for part in parts_of(net, resolution):
-            shape = (batch, *part.size)
-            layers = layers_of(part.module, shape)
-            bound = roofline.blocks_bound(layers, torch_dtype)
-            make = partial(LayerWorkload, part.module, shape, torch_dtype, layout, setting.device)
-            work, rate = total(layers, torch_dtype.itemsize), roofline.rate(layers[-1].kind, torch_dtype)
-            facts: dict[str, object] = {"times": max(len(part.blocks), 1)}
-            cases.append(Case(part.name, batch, dtype, layout, threads, work, bound, rate, make, facts))
-    return cases
+    return [
+        layer_case(
+            f"{net.width_mult:g}-{resolution} {part.name}",
+            part.module,
+            (batch, *part.size),
+            dtype,
+            layout,
+            threads,
+            setting.device,
+            rooflines[threads],
+            {"times": max(len(part.blocks), 1), "width_mult": net.width_mult, "resolution": resolution},
+        )
+        for dtype, batch, layout, threads in product(
+            setting.dtypes, setting.batches, setting.layouts, setting.threads
+        )
+        for part in parts_of(net, resolution)
+    ]

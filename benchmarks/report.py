@@ -1,14 +1,10 @@
-"""What a run prints and writes: lines as they come, a progress bar, a JSON file that is whole after every
-row."""
+"""What a run prints: lines as they come, tables, and a progress bar."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -80,29 +76,3 @@ def number(value: float, digits: int = 3) -> str:
     while decimals < digits and 0 < magnitude < 10 ** (digits - 1):
         decimals, magnitude = decimals + 1, magnitude * 10
     return f"{value:,.{decimals}f}"
-
-
-@dataclass
-class Results:
-    """The results of a run. With a ``path`` every change is written at once, and the file is always whole."""
-
-    path: Path | None
-    head: dict[str, object]
-    rows: list[dict[str, object]] = field(default_factory=list)
-    tail: dict[str, object] = field(default_factory=lambda: {"complete": False})
-
-    def add(self, rows: Sequence[dict[str, object]]) -> None:
-        self.rows += rows
-        self.write()
-
-    def finish(self, **tail: object) -> None:
-        self.tail = {"complete": True, **tail}
-        self.write()
-
-    def write(self) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps({**self.head, "rows": self.rows, **self.tail}, indent=1) + "\n")
-        os.replace(partial, self.path)

@@ -15,7 +15,7 @@ import torch
 
 from .environment import allows_tf32, last_level_cache
 from .fma_peak import fma_peak
-from .work import Layer, Work
+from .work import Layer, Work, fused
 
 # Enough tries that one of them runs undisturbed on a machine with other load.
 _TRIES = 20
@@ -49,10 +49,8 @@ class Roofline:
         while i < len(layers):
             pair = layers[i : i + 2]
             if [layer.kind for layer in pair] == ["dw", "pw"]:
-                dw, pw = pair
-                moved = (dw.inputs + dw.weights + pw.weights + pw.outputs) * dtype.itemsize
                 compute = (layer.flops / self.rate(layer.kind, dtype) for layer in pair)
-                total += max(moved / self.bandwidth, *compute)
+                total += max(fused(pair, dtype.itemsize).bytes / self.bandwidth, *compute)
                 i += 2
             else:
                 total += self.layers_bound(pair[:1], dtype)

@@ -7,10 +7,13 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+
+from .graphs import capture
 
 if sys.platform != "win32":
     import resource
@@ -18,6 +21,10 @@ if sys.platform != "win32":
 #: A sample on the CPU is at least this long, so that the clock's own cost and resolution don't count.
 _SAMPLE_SECONDS = 1e-3
 _WARM_UP_SECONDS = 0.02
+
+#: Likewise on a GPU, where calls follow each other; within a number that a graph can hold.
+_CUDA_SAMPLE_SECONDS = 2e-4
+_MOST_CUDA_CALLS = 50
 
 # Threads that wait for work spin for a while before they sleep: OpenMP's for some milliseconds. Until then they would
 # take the cores from whoever is timed next.
@@ -78,17 +85,42 @@ class Budget:
     max_rounds: int
 
 
+class Clock(Protocol):
+    """A way to time calls. ``name`` says in a few words what the times are of, ``description`` how they are taken."""
+
+    name: str
+    description: str
+    #: Whether it captures what it times in a CUDA graph.
+    graph: bool
+
+    def calls(self, seconds: float) -> int:
+        """How many calls make a sample, where one takes ``seconds``."""
+
+    def prepare(self, run: Callable[[], object], calls: int) -> Callable[[], object]:
+        """What :meth:`sample` takes for samples of so many calls."""
+
+    def sample(self, run: Callable[[], object], calls: int) -> float:
+        """The time of one call, in seconds, of the ``calls`` that it makes."""
+
+    def disturbances(self) -> int:
+        """How often so far another process took a core away from one of this process's threads."""
+
+
 class CpuClock:
     """Wall-clock time of back-to-back calls after an untimed one, with warm caches, while the threads of all other
     contenders sleep."""
 
+    name = "wall, caches warm"
     description = (
         "wall clock, back-to-back calls after an untimed one (caches warm), other contenders' threads asleep"
     )
+    graph = False
 
     def calls(self, seconds: float) -> int:
-        """How many calls make a sample, where one takes ``seconds``."""
         return max(1, math.ceil(_SAMPLE_SECONDS / max(seconds, 1e-9)))
+
+    def prepare(self, run: Callable[[], object], calls: int) -> Callable[[], object]:
+        return run
 
     def sample(self, run: Callable[[], object], calls: int) -> float:
         if torch.get_num_threads() > 1:
@@ -100,7 +132,6 @@ class CpuClock:
         return (time.perf_counter() - start) / calls
 
     def disturbances(self) -> int:
-        """How often so far another process took a core away from one of this process's threads."""
         return 0 if sys.platform == "win32" else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
@@ -115,57 +146,111 @@ def wait_for_spinning_threads() -> None:
 
 
 class CudaClock:
-    """CUDA events around one call whose inputs are not in the L2 cache.
+    """Time between CUDA events, of calls from Python or of a graph of them, with the L2 cache cold or warm.
 
-    Clearing the cache takes longer than most launches, so the launch of the timed call hides behind it, as it
-    does in a net that keeps the GPU busy; a call of many kernels shows its launches where they are the limit.
+    Cold, one call: clearing the cache takes longer than most launches, so the launch hides behind it, as it does in
+    a net that keeps the GPU busy; a call of many kernels shows its launches where they are the limit. Warm,
+    back-to-back calls after an untimed one: from Python they show what launching costs, in one graph nothing but the
+    kernels.
     """
 
-    description = "CUDA events around single calls, L2 cleared before each (cold)"
-
-    def __init__(self, device: torch.device) -> None:
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        self._eviction = torch.empty(max(4 * cache, 1 << 28), dtype=torch.uint8, device=device)
+    def __init__(self, eviction: torch.Tensor, graph: bool, cold: bool) -> None:
+        self._eviction, self.graph, self._cold = eviction, graph, cold
+        self.name = f"{'graph' if graph else 'events'}, L2 {'cold' if cold else 'warm'}"
+        what = "a CUDA graph of" if graph else "calls from Python:"
+        how = "single calls, L2 cleared before each" if cold else "back-to-back calls after untimed ones"
+        self.description = f"CUDA events around {what} {how} ({'cold' if cold else 'warm'})"
         self._start, self._stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def calls(self, seconds: float) -> int:
-        return 1
+        enough = math.ceil(_CUDA_SAMPLE_SECONDS / max(seconds, 1e-9))
+        return 1 if self._cold else min(max(1, enough), _MOST_CUDA_CALLS)
+
+    def prepare(self, run: Callable[[], object], calls: int) -> Callable[[], object]:
+        return capture(run, calls) if self.graph else run
 
     def disturbances(self) -> int:
         return 0
 
     def sample(self, run: Callable[[], object], calls: int) -> float:
-        self._eviction.zero_()
+        if self._cold:
+            self._eviction.zero_()
+        else:
+            run()
         self._start.record()
-        run()
+        for _ in range(1 if self.graph else calls):
+            run()
         self._stop.record()
         self._stop.synchronize()
-        return self._start.elapsed_time(self._stop) / 1e3
+        return self._start.elapsed_time(self._stop) / 1e3 / calls
 
 
-Clock = CpuClock | CudaClock
+def clocks_for(device: torch.device) -> list[Clock]:
+    """The clocks of a device; the first is the one that contenders are compared by."""
+    if device.type != "cuda":
+        return [CpuClock()]
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    eviction = torch.empty(max(4 * cache, 1 << 28), dtype=torch.uint8, device=device)
+    return [CudaClock(eviction, graph, cold) for graph in (False, True) for cold in (True, False)]
 
 
-def clock_for(device: torch.device) -> Clock:
-    return CudaClock(device) if device.type == "cuda" else CpuClock()
+@dataclass(frozen=True)
+class _Timed:
+    """A contender under one clock, ready to be sampled."""
+
+    clock: Clock
+    run: Callable[[], object]
+    calls: int
+
+    def sample(self) -> float:
+        return self.clock.sample(self.run, self.calls)
 
 
-def warm_up(run: Callable[[], object], clock: Clock) -> int:
-    """Calls ``run`` until it is warm; how many calls should make a sample."""
+def _warm_up(run: Callable[[], object], clock: Clock) -> _Timed:
+    """Calls ``run`` until it is warm, and finds how many calls should make a sample."""
+    timed = _Timed(clock, clock.prepare(run, 1), 1)
     deadline = time.perf_counter() + _WARM_UP_SECONDS
-    seconds = clock.sample(run, 1)
+    seconds = timed.sample()
     while time.perf_counter() < deadline:
-        seconds = min(seconds, clock.sample(run, 1))
-    return clock.calls(seconds)
+        seconds = min(seconds, timed.sample())
+    calls = clock.calls(seconds)
+    return timed if calls == 1 else _Timed(clock, clock.prepare(run, calls), calls)
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], clock: Clock, budget: Budget) -> dict[str, Timing]:
-    """Times all contenders in rounds, each once a round in shuffled order, so that whatever else the machine
-    does meanwhile, a change of its clock too, hits them all alike."""
-    order = list(contenders)
+def interleave(
+    contenders: Mapping[str, Callable[[], object]],
+    clocks: Sequence[Clock],
+    budget: Budget,
+    uncapturable: Collection[str] = (),
+) -> dict[str, dict[str, Timing | str]]:
+    """Times all contenders by all clocks in rounds, each once a round in shuffled order, so that whatever else the
+    machine does meanwhile, a change of its frequency too, hits them all alike.
+
+    For each contender and name of a clock its timing, or why there is none: a contender of ``uncapturable`` has no
+    time in a graph, and neither has one that cannot be captured. What is raised by the first clock is passed on.
+    """
+    found: dict[str, dict[str, Timing | str]] = {name: {} for name in contenders}
+    timed: dict[tuple[str, str], _Timed] = {}
+    for name, run in contenders.items():
+        for clock in clocks:
+            if clock.graph and name in uncapturable:
+                found[name][clock.name] = "replays a graph of its own"
+                continue
+            try:
+                timed[name, clock.name] = _warm_up(run, clock)
+            except Exception as failure:
+                if clock is clocks[0]:
+                    raise
+                found[name][clock.name] = f"{type(failure).__name__}: {failure}".splitlines()[0]
+    for (name, clock_name), timing in _rounds(timed, budget).items():
+        found[name][clock_name] = timing
+    return found
+
+
+def _rounds(timed: Mapping[tuple[str, str], _Timed], budget: Budget) -> dict[tuple[str, str], Timing]:
+    order = list(timed)
     shuffle = random.Random(0).shuffle
-    calls = {name: warm_up(run, clock) for name, run in contenders.items()}
-    samples: dict[str, list[float]] = {name: [] for name in order}
+    samples: dict[tuple[str, str], list[float]] = {key: [] for key in order}
     disturbed = dict.fromkeys(order, 0)
     collecting = gc.isenabled()
     gc.disable()
@@ -175,15 +260,15 @@ def interleave(contenders: Mapping[str, Callable[[], object]], clock: Clock, bud
             if done >= budget.min_rounds and time.perf_counter() > deadline:
                 break
             shuffle(order)
-            for name in order:
-                before = clock.disturbances()
-                samples[name].append(clock.sample(contenders[name], calls[name]))
-                disturbed[name] += clock.disturbances() - before
+            for key in order:
+                before = timed[key].clock.disturbances()
+                samples[key].append(timed[key].sample())
+                disturbed[key] += timed[key].clock.disturbances() - before
     finally:
         if collecting:
             gc.enable()
     return {
         # The untimed call of a sample can be disturbed, too.
-        name: Timing.of(values, disturbed[name] / (sum(values) * (calls[name] + 1)))
-        for name, values in samples.items()
+        key: Timing.of(values, disturbed[key] / (sum(values) * (timed[key].calls + 1)))
+        for key, values in samples.items()
     }

@@ -47,13 +47,10 @@ def total(layers: Sequence[Layer], itemsize: int) -> Work:
     return Work(sum(work.bytes for work in works), sum(work.flops for work in works))
 
 
-def dwconv_work(
-    batch: int, channels: int, size_in: Sequence[int], size_out: Sequence[int], kernel: int, itemsize: int
-) -> Work:
-    """A depthwise convolution with bias: ``size_in`` and ``size_out`` are (H, W)."""
-    pixels_in, pixels_out = size_in[0] * size_in[1], size_out[0] * size_out[1]
-    elements = batch * channels * (pixels_in + pixels_out) + channels * (kernel * kernel + 1)
-    return Work(elements * itemsize, 2 * batch * channels * pixels_out * kernel * kernel)
+def fused(layers: Sequence[Layer], itemsize: int) -> Work:
+    """Of all layers in one kernel: between them nothing goes through memory."""
+    elements = layers[0].inputs + sum(layer.weights for layer in layers) + layers[-1].outputs
+    return Work(elements * itemsize, sum(layer.flops for layer in layers))
 
 
 def layers_of(net: nn.Module, shape: Sequence[int]) -> list[Layer]:

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -18,7 +18,9 @@ import torch
 from ..quiet import quiet
 from ..workload import Workload
 
-DWCONV, MOBILENET = "dwconv", "mobilenet"
+#: The benchmarks: one layer at a time, and whole nets.
+DWCONV, PWCONV, SEPARABLE, MOBILENET = "dwconv", "pwconv", "separable", "mobilenet"
+BENCHMARKS = (DWCONV, PWCONV, SEPARABLE, MOBILENET)
 
 
 class Peer(Protocol):
@@ -32,6 +34,8 @@ class Peer(Protocol):
     benchmarks: frozenset[str]
     #: Whether torch's allocator sees the activations of a call.
     allocates_in_torch: bool
+    #: Whether its calls can be captured in a CUDA graph; not where they replay one.
+    capturable: bool
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         """Why it takes part only when asked for (``--peers``); None where it always does."""
@@ -50,8 +54,9 @@ class BasePeer:
     """The defaults: a peer of every benchmark that runs everywhere."""
 
     ours = False
-    benchmarks = frozenset({DWCONV, MOBILENET})
+    benchmarks = frozenset(BENCHMARKS)
     allocates_in_torch = True
+    capturable = True
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
         return None
@@ -63,11 +68,20 @@ class BasePeer:
         pass
 
 
+def missing(needs: Sequence[str], extra: str) -> str | None:
+    """Which of the modules ``needs`` are not installed, and the extra of this project that has them."""
+    absent = [name for name in needs if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(absent)} (pip install '.[{extra}]')" if absent else None
+
+
 class CudaPeer(BasePeer):
     """A peer that runs on GPUs alone."""
 
+    #: Modules that it imports, all of them in the extra ``peers-cuda``.
+    needs: tuple[str, ...] = ()
+
     def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
-        return None if device.type == "cuda" else "needs a CUDA device"
+        return missing(self.needs, "peers-cuda") if device.type == "cuda" else "needs a CUDA device"
 
 
 class LibraryPeer(BasePeer, ABC):
@@ -88,10 +102,9 @@ class LibraryPeer(BasePeer, ABC):
     def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
         if device.type != "cpu":
             return "compared on the CPU only"
-        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
-        if missing:
-            return f"not installed: {', '.join(missing)} (pip install '.[peers]')"
-        return None if dtype in self.dtypes else f"not compared in {str(dtype).removeprefix('torch.')}"
+        if dtype not in self.dtypes:
+            return f"not compared in {str(dtype).removeprefix('torch.')}"
+        return missing(self.needs, "peers")
 
     def prepare(self, workload: Workload) -> Callable[[], torch.Tensor]:
         with quiet():

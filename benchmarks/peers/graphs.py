@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..graphs import capture
 from ..workload import Workload
 from . import MOBILENET, CudaPeer
-from ._graph import capture
 
 
 class Mbv1Graph(CudaPeer):
@@ -17,6 +17,7 @@ class Mbv1Graph(CudaPeer):
     ours = True
     benchmarks = frozenset({MOBILENET})
     allocates_in_torch = False  # its memory is the graph's own, for good
+    capturable = False
 
     def prepare(self, workload: Workload) -> Callable[[], Tensor]:
         return capture(workload.ours())
@@ -27,6 +28,7 @@ class TorchGraph(CudaPeer):
     title = "torch eager, batch norm folded, in a CUDA graph"
     benchmarks = frozenset({MOBILENET})
     allocates_in_torch = False  # its memory is the graph's own, for good
+    capturable = False
 
     def prepare(self, workload: Workload) -> Callable[[], Tensor]:
         return capture(workload.eager(workload.folded))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..workload import Workload
-from . import DWCONV, MOBILENET, BasePeer, CudaPeer
+from . import BENCHMARKS, MOBILENET, BasePeer, CudaPeer
 
 
 class Compiled(BasePeer):
     """``torch.compile(folded, **options)`` for exactly one shape, without graph breaks."""
 
-    def __init__(self, name: str, title: str, benchmarks: set[str], **options: Any) -> None:
+    def __init__(self, name: str, title: str, benchmarks: Iterable[str], **options: Any) -> None:
         self.name, self.title, self.benchmarks, self.options = name, title, frozenset(benchmarks), options
 
     def left_out(self, device: torch.device, quick: bool) -> str | None:
@@ -44,19 +44,31 @@ class CompiledFrozen(Compiled):
         return "as compile on GPUs" if device.type == "cuda" else super().left_out(device, quick)
 
 
+class CompiledTuned(CudaPeer, Compiled):
+    def left_out(self, device: torch.device, quick: bool) -> str | None:
+        return "up to minutes of tuning a case"
+
+
 class CompiledGraph(CudaPeer, Compiled):
     """The compiler's own CUDA graphs."""
 
     allocates_in_torch = False
+    capturable = False
 
 
 PEERS = [
-    CompiledPlain("compile", "torch.compile, batch norm folded", {DWCONV, MOBILENET}),
+    CompiledPlain("compile", "torch.compile, batch norm folded", BENCHMARKS),
     CompiledFrozen(
         "frozen",
         "torch.compile with freezing (on CPUs: oneDNN with packed weights and fused activation)",
-        {DWCONV, MOBILENET},
+        BENCHMARKS,
         options={"freezing": True},
+    ),
+    CompiledTuned(
+        "max-autotune",
+        "torch.compile, batch norm folded, mode max-autotune-no-cudagraphs",
+        BENCHMARKS,
+        mode="max-autotune-no-cudagraphs",
     ),
     CompiledGraph(
         "compile graph",

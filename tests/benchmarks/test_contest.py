@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from benchmarks import dwconv
+from benchmarks.cases import Case, Result, compare
 from benchmarks.contest import FAILED, OK, UNAVAILABLE, WRONG, Outcome
-from benchmarks.peers import BasePeer, find_peers
-from benchmarks.suite import Case, Result, compare
+from benchmarks.peers import BENCHMARKS, BasePeer, find_peers
 from benchmarks.timing import Timing
 from benchmarks.work import Work
 from benchmarks.workload import Unavailable
@@ -46,6 +46,9 @@ def test_rows_say_what_was_measured_and_where(run_dwconv):
     for key in ("device", "torch", "commit", "threads", "time"):
         assert key in row
     assert row["threads"] == 1
+    assert row["clock"] == "wall, caches warm" and row["other_clocks"] == {}
+    assert results["method"]["clocks"].keys() == {row["clock"]}
+    assert row["start_s"] > 0 and row["peak_bytes"] >= 4 * 1024 * 49
     assert results["left_out"]["cudnn bench"] == "needs a CUDA device"
     assert {c["versus"] for c in results["comparisons"]} >= {"eager", "passes", "the best peer of each case"}
 
@@ -99,13 +102,13 @@ def test_our_own_failure_fails_the_run(run_dwconv, monkeypatch):
     def broken(self, backend="auto"):
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr("benchmarks.dwconv.DwConv.ours", broken)
+    monkeypatch.setattr("benchmarks.layers.LayerWorkload.ours", broken)
     code, results = run_dwconv("--layout", "nchw")
     assert code == 1 and "no kernel" in results["problems"][0]
 
 
 def test_every_peer_has_a_short_name_of_its_own():
-    for benchmark in ("dwconv", "mobilenet"):
+    for benchmark in BENCHMARKS:
         peers = find_peers(benchmark)
         names = [peer.name for peer in peers]
         assert names[0] == "mbv1" and len(set(names)) == len(names)
@@ -138,6 +141,17 @@ def test_comparisons_by_hand():
     assert means["b"] == (pytest.approx(4.0), 2)
     assert means["the best peer of each case"] == (pytest.approx(1.0), 2)
     assert means["the best peer, free choice of layout"] == (pytest.approx(1.0), 1)
+
+
+def test_results_by_another_clock():
+    case = Case("c", 1, "fp32", "nhwc", 1, Work(1, 1), 1.0, 1.0, lambda: None)
+    slow, fast = (Timing(seconds, seconds, seconds, 1) for seconds in (4.0, 1.0))
+    ours = Outcome("mbv1", True, OK, slow, clocks={"first": slow, "graph": fast})
+    theirs = Outcome("a", False, OK, fast, clocks={"first": fast, "graph": slow})
+    other = Outcome("b", False, OK, fast, clocks={"first": fast, "graph": "no graph"})
+    found = Result(case, (ours, theirs, other)).by("graph")
+    assert [o.timing for o in found.outcomes] == [fast, slow, None]
+    assert compare([found], ["a", "b"])[0].mean == pytest.approx(4.0)
 
 
 def test_comparisons_skip_what_did_not_run():
@@ -179,8 +193,7 @@ def test_no_case_starts_after_the_time_limit(run_dwconv):
 
 def test_a_cpu_measures_single_and_half_precision_by_default(monkeypatch):
     seen = []
-    monkeypatch.setattr("benchmarks.dwconv.measure", lambda device, dtypes, *_: seen.extend(dtypes))
-    monkeypatch.setattr("benchmarks.dwconv.make_cases", lambda *args: ([], []))
-    with pytest.raises(SystemExit):
-        dwconv.main(["--device", "cpu", "--threads", "1"])
+    monkeypatch.setattr("benchmarks.op_suite.measure", lambda device, dtypes, *_: seen.extend(dtypes) or {})
+    monkeypatch.setattr("benchmarks.op_suite.make_cases", lambda *args: [])
+    assert dwconv.main(["--device", "cpu", "--threads", "1"]) == 0
     assert seen == [torch.float32, torch.bfloat16]

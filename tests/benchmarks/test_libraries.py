@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from benchmarks import mobilenet
 from benchmarks.contest import OK, contest
 from benchmarks.fma_peak import _library, fma_peak
 from benchmarks.peers import LibraryPeer, find_peers
+from benchmarks.peers._model_files import onnx_model
 from benchmarks.timing import Budget, CpuClock
 
 CPU = torch.device("cpu")
@@ -25,7 +27,7 @@ def test_a_library_agrees_with_the_reference_or_says_what_is_missing(library, ba
         if reason is None:
             net = mobilenet.make_net(0.25, 64)
             workload = mobilenet.Net(net, (batch, 3, 64, 64), dtype, layout, CPU)
-            (outcome,) = contest(workload, [library], CpuClock(), ONCE)
+            (outcome,) = contest(workload, [library], [CpuClock()], ONCE)
             assert (outcome.status, outcome.reason) == (OK, None)
         else:
             missing = [name for name in library.needs if importlib.util.find_spec(name) is None]
@@ -47,10 +49,33 @@ def test_libraries_that_are_not_installed_are_named(roofline, monkeypatch, tmp_p
 
 
 def test_libraries_take_part_when_asked_for_and_on_the_cpu():
-    assert {library.name for library in LIBRARIES} == {"onnxruntime", "openvino", "ncnn", "mnn", "litert"}
+    assert {library.name for library in LIBRARIES} == {
+        "onnxruntime",
+        "openvino",
+        "ncnn",
+        "mnn",
+        "litert",
+        "executorch",
+    }
     for library in LIBRARIES:
         assert library.left_out(CPU, quick=False) is not None
         assert library.unavailable(torch.device("cuda"), torch.float32, "nchw") == "compared on the CPU only"
+
+
+def test_model_files_are_in_the_dtype_that_was_asked_for_and_made_once(monkeypatch):
+    made = []
+
+    def export(module, inputs, **options):
+        dtypes = {tensor.dtype for tensor in (*module.parameters(), *inputs)}
+        made.append(dtypes)
+        return SimpleNamespace(save=lambda file: file.write(repr(dtypes).encode()))
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    net = mobilenet.make_net(0.25, 32)
+    workload = mobilenet.Net(net, (1, 3, 32, 32), torch.float16, "nchw", CPU)
+    for dtype in (torch.float16, torch.float32) * 2:
+        assert onnx_model(workload, dtype) == repr({dtype}).encode()
+    assert made == [{torch.float16}, {torch.float32}]
 
 
 def test_multiply_add_peak():

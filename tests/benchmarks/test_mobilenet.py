@@ -78,12 +78,31 @@ def test_layers_of_the_net_one_by_one(roofline, tmp_path):
     sizes = ("--width-mult", "0.25", "--resolution", "64", "--layout", "nhwc", "--threads", "1")
     assert mobilenet.main(["--device", "cpu", "--quick", "--per-layer", *sizes, "--json", str(path)]) == 0
     rows = [row for row in json.loads(path.read_text())["rows"] if row["contender"] == "mbv1"]
-    assert rows[0]["case"] == "stem" and rows[-1]["case"] == "pool+linear"
-    assert "block 7-11 dw+pw" in {row["case"] for row in rows}
+    assert rows[0]["case"] == "0.25-64 stem" and rows[-1]["case"] == "0.25-64 pool+linear"
+    assert "0.25-64 block 7-11 dw+pw" in {row["case"] for row in rows}
     layers = layers_of(mobilenet.make_net(0.25, 64), (1, 3, 64, 64))
     for kinds in (("dw", "pw"), ("dw+pw",)):
         parts = [row for row in rows if row["case"].split()[-1] in (*kinds, "stem", "pool+linear")]
         assert sum(row["times"] * row["flops"] for row in parts) == sum(layer.flops for layer in layers)
+
+
+def test_a_full_run_has_every_width_resolution_and_batch(roofline, monkeypatch):
+    cases = []
+
+    def make_net(width, resolution):
+        with torch.device("meta"):
+            return mobilenet.MobileNetV1(width_mult=width)
+
+    monkeypatch.setattr(mobilenet, "make_net", make_net)
+    monkeypatch.setattr(mobilenet.suite, "run", lambda name, setting, found, *rest: cases.extend(found) or 0)
+    assert mobilenet.main(["--device", "cpu", "--full", "--layout", "nhwc", "--threads", "1"]) == 0
+    assert cases[0].name == "MobileNetV1 1-224"
+    assert {(case.facts["width_mult"], case.facts["resolution"], case.batch) for case in cases} == {
+        (width, resolution, batch)
+        for width in (0.25, 0.5, 0.75, 1.0)
+        for resolution in (128, 160, 192, 224)
+        for batch in (1, 8, 32, 128)
+    }
 
 
 def test_a_net_with_one_wrong_layer_is_found():

@@ -1,9 +1,8 @@
-import json
 import sys
 
 import pytest
 
-from benchmarks.report import Column, Results, Screen, Table, number
+from benchmarks.report import Column, Screen, Table, number
 
 
 @pytest.mark.parametrize(
@@ -28,18 +27,6 @@ def test_table_lines_align():
     assert table.line(["a", "1.5"]) == "a         1.5"
     with pytest.raises(ValueError):
         table.line(["a"])
-
-
-def test_results_are_whole_after_every_row(tmp_path):
-    path = tmp_path / "deep" / "r.json"
-    results = Results(path, {"benchmark": "b"})
-    results.add([{"a": 1}])
-    assert json.loads(path.read_text()) == {"benchmark": "b", "rows": [{"a": 1}], "complete": False}
-    results.add([{"a": 2}])
-    results.finish(extra=3)
-    assert json.loads(path.read_text())["rows"] == [{"a": 1}, {"a": 2}]
-    assert json.loads(path.read_text())["complete"] is True
-    assert [p.name for p in path.parent.iterdir()] == ["r.json"]
 
 
 def test_plain_text_without_rich(monkeypatch, capsys):

@@ -1,6 +1,8 @@
 import math
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import timing
 from benchmarks.timing import Budget, CpuClock, Timing, geometric_mean, interleave, percentile
@@ -49,11 +51,17 @@ class CountingClock:
 
     description = "no clock"
 
+    def __init__(self, name="count", graph=False):
+        self.name, self.graph = name, graph
+
     def disturbances(self):
         return 0
 
     def calls(self, seconds):
         return 1
+
+    def prepare(self, run, calls):
+        return run
 
     def sample(self, run, calls):
         return run()
@@ -70,12 +78,92 @@ def test_interleaved_rounds_sample_every_contender_alike():
         return run
 
     contenders = {name: contender(name, i + 1.0) for i, name in enumerate("abc")}
-    timings = interleave(contenders, CountingClock(), Budget(seconds=0.0, min_rounds=4, max_rounds=9))
+    budget = Budget(seconds=0.0, min_rounds=4, max_rounds=9)
+    timings = {name: found["count"] for name, found in interleave(contenders, [CountingClock()], budget).items()}
     assert {name: timing.median for name, timing in timings.items()} == {"a": 1.0, "b": 2.0, "c": 3.0}
     assert {timing.rounds for timing in timings.values()} == {4}
     rounds = [order[-12:][i : i + 3] for i in range(0, 12, 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
+
+
+class Captures(CountingClock):
+    """Has some contenders fail to be captured."""
+
+    def prepare(self, run, calls):
+        if run() > 1:
+            raise RuntimeError("stream is capturing\nand more")
+        return run
+
+
+def test_each_clock_has_its_own_timing_or_reason():
+    contenders = {"a": lambda: 1.0, "b": lambda: 2.0, "graph": lambda: 3.0}
+    clocks = [CountingClock("first"), Captures("graph", graph=True)]
+    found = interleave(contenders, clocks, Budget(0.0, 2, 2), uncapturable={"graph"})
+    assert {name: timings["first"].median for name, timings in found.items()} == {"a": 1.0, "b": 2.0, "graph": 3.0}
+    assert found["a"]["graph"].median == 1.0
+    assert found["b"]["graph"] == "RuntimeError: stream is capturing"
+    assert found["graph"]["graph"] == "replays a graph of its own"
+
+
+def test_a_failure_by_the_first_clock_is_raised():
+    with pytest.raises(RuntimeError, match="stream is capturing"):
+        interleave({"b": lambda: 2.0}, [Captures()], Budget(0.0, 1, 1))
+
+
+class FakeEvent:
+    """Events on a clock that every call of :func:`device` moves on."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = FakeEvent.now
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, stop):
+        return (stop.time - self.time) * 1e3
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A GPU of the tests: a call takes 10 us, and 30 us more where the cache was cleared before it."""
+    log = []
+
+    class Eviction:
+        def zero_(self):
+            log.append("clear")
+
+    def run():
+        FakeEvent.now += 40e-6 if log and log[-1] == "clear" else 10e-6
+        log.append("call")
+
+    def capture(run, calls):
+        def replay():
+            log.append(f"replay {calls}")
+            FakeEvent.now += 8e-6 * calls
+
+        return replay
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=100))
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Eviction())
+    monkeypatch.setattr(timing, "capture", capture)
+    return SimpleNamespace(run=run, log=log)
+
+
+def test_the_clocks_of_a_gpu(device):
+    clocks = timing.clocks_for(torch.device("cuda"))
+    names = ["events, L2 cold", "events, L2 warm", "graph, L2 cold", "graph, L2 warm"]
+    assert [clock.name for clock in clocks] == names
+    found = interleave({"a": device.run}, clocks, Budget(0.0, 2, 2))["a"]
+    medians = {name: round(timing.median * 1e6) for name, timing in found.items()}
+    assert medians == dict(zip(names, (40, 10, 8, 8), strict=True))
+    assert "replay 25" in device.log and "replay 1" in device.log  # warm: 200 us of calls in one graph
 
 
 class FakeTime:
@@ -110,5 +198,5 @@ def test_a_sample_follows_an_untimed_call():
 
 
 def test_interleave_stops_at_the_most_rounds():
-    timings = interleave({"a": lambda: 1.0}, CountingClock(), Budget(seconds=60.0, min_rounds=1, max_rounds=6))
-    assert timings["a"].rounds == 6
+    timings = interleave({"a": lambda: 1.0}, [CountingClock()], Budget(seconds=60.0, min_rounds=1, max_rounds=6))
+    assert timings["a"]["count"].rounds == 6

@@ -5,22 +5,25 @@ import torch
 from torch import nn
 
 from benchmarks.roofline import Roofline
-from benchmarks.shapes import load
-from benchmarks.work import Work, dwconv_work, layers_of
+from benchmarks.work import Work, fused, layers_of, total
 from mbv1 import MobileNetV1
 
 
-def test_dwconv_work_by_hand():
-    # 2 x 3 planes: 4x4 in, 2x2 out, 3x3 taps; 3 filters of 9 weights and a bias.
-    work = dwconv_work(batch=2, channels=3, size_in=(4, 4), size_out=(2, 2), kernel=3, itemsize=2)
-    assert work.bytes == (2 * 3 * 16 + 2 * 3 * 4 + 3 * 10) * 2
-    assert work.flops == 2 * (2 * 3 * 4 * 9)
+def test_bytes_and_flops_of_one_kernel_by_hand():
+    # 2 x 3 planes: 4x4 in, 2x2 out, 3x3 taps; 3 filters of 9 weights and a bias; then 3 to 5 channels.
+    dw = nn.Conv2d(3, 3, 3, 2, 1, groups=3)
+    pw = nn.Conv2d(3, 5, 1)
+    (layer,) = layers_of(dw, (2, 3, 4, 4))
+    assert layer.work(2) == Work((2 * 3 * 16 + 2 * 3 * 4 + 3 * 10) * 2, 2 * (2 * 3 * 4 * 9))
+    layers = layers_of(nn.Sequential(dw, pw), (2, 3, 4, 4))
+    flops = 2 * (2 * 3 * 4 * 9 + 2 * 5 * 4 * 3)
+    assert fused(layers, 2) == Work((2 * 3 * 16 + 3 * 10 + 5 * 4 + 2 * 5 * 4) * 2, flops)
+    assert total(layers, 2) == Work(fused(layers, 2).bytes + 2 * (2 * 3 * 4) * 2, flops)
 
 
 def test_first_depthwise_layer_by_hand():
-    work = dwconv_work(1, 32, (112, 112), (112, 112), 3, 4)
-    assert work.bytes == 4 * (2 * 401_408 + 320)
-    assert work.flops == 2 * 3_612_672
+    (layer,) = layers_of(nn.Conv2d(32, 32, 3, 1, 1, groups=32), (1, 32, 112, 112))
+    assert layer.work(4) == Work(4 * (2 * 401_408 + 320), 2 * 3_612_672)
 
 
 def test_layers_of_a_small_net():
@@ -81,33 +84,3 @@ def test_depthwise_layers_have_no_matrix_units():
     assert roofline.rate("dw", torch.float16) == 10.0
     assert roofline.rate("pw", torch.float16) == 100.0
     assert roofline.rate("pw", torch.bfloat16) == 10.0
-
-
-def test_shapes_hold_each_depthwise_layer_of_the_net_once(layers):
-    wanted = {(d.channels, d.height, d.width, d.kernel, d.stride) for d in layers if d.kind == "dw"}
-    held = [(s.channels, s.height, s.width, s.kernel, s.stride) for s in load() if s.name.startswith("mbv1 block")]
-    assert sorted(held) == sorted(wanted)
-
-
-def test_shapes_cover_what_peers_leave_slow():
-    shapes = load()
-    assert {s.kernel for s in shapes} >= {3, 5, 7}
-    assert any(s.dilation > 1 for s in shapes)
-    assert any(s.stride == 2 and s.channels < 32 for s in shapes)
-    assert all(s.origin for s in shapes)
-
-
-@pytest.mark.parametrize("shape", load(), ids=lambda shape: shape.name)
-def test_output_size_is_torchs(shape):
-    conv = nn.Conv2d(
-        1, 1, shape.kernel, shape.stride, shape.padding, shape.dilation, device="meta", dtype=torch.float32
-    )
-    y = conv(torch.empty(1, 1, shape.height, shape.width, device="meta"))
-    assert tuple(y.shape[2:]) == shape.output_size
-
-
-def test_two_shapes_of_one_name_are_an_error(tmp_path):
-    layer = '{"name": "a", "channels": 1, "size": 4, "kernel": 3, "stride": 1, "from": "here"}'
-    (tmp_path / "a.json").write_text(f'{{"source": "", "layers": [{layer}, {layer}]}}')
-    with pytest.raises(ValueError, match="no two alike, got a"):
-        load(tmp_path)
