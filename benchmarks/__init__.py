@@ -3,6 +3,7 @@
     python -m benchmarks.dwconv       one depthwise layer at a time
     python -m benchmarks.mobilenet    the whole net, or its layers one by one (--per-layer)
     python -m benchmarks.gpu_check    everything, step by step, on a machine with a GPU
+    python -m benchmarks report       result files as one HTML page with charts (the extra ``report``)
 
 Run them from the root of a checkout. ``rich`` draws the progress bar where it is installed; nothing else is
 needed but torch and this project. Layers are data in ``shapes/``; a peer is one file in ``peers/``. Other
