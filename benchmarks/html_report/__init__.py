@@ -2,10 +2,11 @@
 
     files.py     what is read: runs of benchmarks, and the predictions of the kernel report
     groups.py    what is shown of them: one benchmark on one device, its cases, means, worst rows and history
-    charts.py    the charts, as Vega-Lite specifications over a group's rows
+    charts.py    the charts, as Vega-Lite specifications over a group's rows; style.py is what they share
     theme.py     the colours, light and dark
-    tables.py    columns and cells of the tables
+    tables.py    the columns of the tables
     page.py      all of it as HTML (page.html, page.css, page.js), without anything to fetch when it is viewed
+    png.py       a chart as PNG
 
 Needs the extra ``report``: Altair and vl-convert for the charts, itables for DataTables, Jinja.
 """

@@ -47,5 +47,5 @@ def _write_charts(group: Group, folder: Path) -> None:
     data = charts.datasets(group)
     for figure in charts.figures(group, theme.light, "sans-serif", legend=True):
         path = folder / f"{page.slug(group.title)}-{figure.name}.png"
-        path.write_bytes(png(figure, data, group.title))
+        path.write_bytes(png(figure, data, f"{group.title} · {group.everywhere}"))
         print(path)

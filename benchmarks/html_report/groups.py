@@ -10,6 +10,7 @@ from typing import Any
 from ..contest import OK
 from ..environment import commit_time
 from ..suite import Comparison
+from ..workload import DTYPES
 from .files import Row, Run
 
 OURS = "mbv1"
@@ -18,6 +19,10 @@ BEST_PEER_QUIET = "best peer, quiet cases"
 
 #: What tells two rows of one case apart, besides the contender; the last two are in newer files only.
 SETTINGS = ("batch", "dtype", "layout", "threads", "l2", "clock")
+#: Rows call dtypes by their short names, rooflines by torch's.
+_DTYPE_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+#: How what does not explain itself is said: settings, and the choice of the best peer.
+WORDS = {"batch": "batch {}", "threads": "threads {}", "l2": "{} L2", "best": "against the best peer"}
 #: Settings whose ratios no mean should mix.
 _PARTS = ("dtype", "l2", "clock")
 
@@ -107,18 +112,20 @@ class Group:
         parts = [words(name, contest.setting(name)) for name in self.varying]
         return " · ".join([contest.rows[0]["case"], *parts] if len(self.cases) > 1 or not parts else parts)
 
+    @cached_property
     def records(self) -> list[dict[str, Any]]:
-        """One a row: what charts and tables show. Times are in ms; ``speedup`` is the contender's time over ours, and
-        its range the widest that the two p20 and p80 allow."""
-        return [self._record(contest, row) for contest in self.contests for row in contest.rows]
+        """One a row: what charts and tables show; a record lacks what its row lacks. Times are in ms; ``speedup`` is
+        the contender's time over ours, and its range the widest that the two p20 and p80 allow."""
+        found = (self._record(contest, row) for contest in self.contests for row in contest.rows)
+        return [{key: value for key, value in record.items() if value is not None} for record in found]
 
     def _record(self, contest: Contest, row: Row) -> dict[str, Any]:
         found = {
             "label": self.label(contest),
             **{name: row.get(name) for name in ("case", *SETTINGS, "contender", "ours", "status", "reason")},
+            "noisy": bool(row.get("noisy")),
             "flop_per_byte": row["flops"] / row["bytes"] if row.get("bytes") and row.get("flops") else None,
             "commit": contest.run.commit,
-            "measured": contest.run.environment["time"],
             "peak_mb": row["peak_bytes"] / 1e6 if row.get("peak_bytes") is not None else None,
         }
         if row["status"] != OK:
@@ -136,6 +143,7 @@ class Group:
             )
         return found
 
+    @cached_property
     def comparisons(self) -> list[tuple[str, Comparison]]:
         """Ours against the best peer of each case, the same without noisy cases, and each contender; for each part of
         the group that no mean should mix with another (dtypes, cold and warm caches), with the part's name."""
@@ -163,35 +171,42 @@ class Group:
         compared = [(contest.ratio, contest) for contest in self.contests]
         return [c for _, c in sorted(((r, c) for r, c in compared if r is not None), key=lambda pair: pair[0])]
 
+    @cached_property
     def history(self) -> list[dict[str, Any]]:
         """Every timed row of every run, at the time of its commit; where that is unknown or the tree had changes, at
-        the time of the measurement."""
+        the time of the measurement. Nothing where there is only one such time."""
+        times = [commit_time(run.environment.get("commit")) or run.environment["time"] for run in self.runs]
+        if len(set(times)) < 2:
+            return []
         return [
             {
                 "label": self.label(contest),
                 **{name: row.get(name) for name in ("case", *SETTINGS, "contender", "ours")},
                 **_times(row),
+                "noisy": bool(row.get("noisy")),
                 "commit": run.commit,
-                "time": commit_time(run.environment.get("commit")) or run.environment["time"],
+                "time": time,
             }
-            for run in self.runs
+            for run, time in zip(self.runs, times, strict=True)
             for contest in _contests(run).values()
             for row in contest.rows
             if row["status"] == OK
         ]
 
+    @cached_property
     def roofs(self) -> list[dict[str, Any]]:
-        """The limits that the newest runs measured, one a number of threads and kind of arithmetic, in GB/s and
-        GFLOP/s. A matrix rate below the multiply-add rate is no roof: a kernel may always use the latter."""
+        """The limits that the newest runs measured, in GB/s and GFLOP/s, one a number of threads and kind of
+        arithmetic: multiply-adds, and matrix products of a dtype where they are faster; else a kernel uses the
+        former."""
         found = {}
         for run in self.runs:
             for threads, roofline in run.rooflines.items():
-                fma = roofline["fma_gflop_per_s"]
-                gemm = {f"{dtype} matrix": rate for dtype, rate in roofline.get("gemm_gflop_per_s", {}).items()}
-                rates = {"multiply-add": fma, **{kind: rate for kind, rate in gemm.items() if rate > 1.02 * fma}}
-                for kind, rate in rates.items():
-                    roof = {"kind": kind, "gb_per_s": roofline["bandwidth_gb_per_s"], "gflop_per_s": rate}
-                    found[threads, kind] = {"threads": threads, **roof}
+                fma, bandwidth = roofline["fma_gflop_per_s"], roofline["bandwidth_gb_per_s"]
+                gemm = {_DTYPE_NAMES.get(k, k): rate for k, rate in roofline.get("gemm_gflop_per_s", {}).items()}
+                for dtype, rate in {None: fma, **gemm}.items():
+                    if dtype is None or rate > 1.02 * fma:
+                        roof = {"threads": threads, "gb_per_s": bandwidth, "gflop_per_s": rate}
+                        found[threads, dtype] = {**roof, **({"dtype": dtype} if dtype else {})}
         return list(found.values())
 
     def missing(self) -> list[tuple[str, str, str]]:
@@ -225,14 +240,9 @@ def _contests(run: Run) -> Mapping[object, Contest]:
 
 
 def _times(row: Row) -> dict[str, Any]:
-    times = {name: row[f"{name}_us"] / 1e3 for name in ("median", "p20", "p80")}
-    return {**{f"{name}_ms": value for name, value in times.items()}, "noisy": bool(row.get("noisy"))}
+    return {f"{name}_ms": row[f"{name}_us"] / 1e3 for name in ("median", "p20", "p80")}
 
 
 def words(name: str, value: Any) -> str:
     """The setting ``name`` at ``value``, as a reader would say it."""
-    if value is None:
-        return f"no {name}"
-    if name == "threads":
-        return f"{value} thread{'s' if value != 1 else ''}"
-    return {"batch": f"batch {value}", "l2": f"{value} L2"}.get(name, str(value))
+    return f"no {name}" if value is None else WORDS.get(name, "{}").format(value)

@@ -14,6 +14,7 @@ import itables.options
 import jinja2
 import vl_convert
 
+from ..kernel_report.tables import rounded
 from ..suite import Comparison
 from ..timing import geometric_mean
 from . import charts, tables, theme
@@ -34,7 +35,6 @@ class _Section:
     group: Group
     figures: Sequence[charts.Figure]
     legend: dict[str, str]
-    table: tables.Table
 
     @property
     def worst(self) -> Sequence[Contest]:
@@ -47,7 +47,7 @@ class _Section:
     @property
     def means(self) -> list[tuple[str, Comparison, Comparison | None]]:
         """Against the best peer, for each part of the group: over all cases, and over the quiet ones."""
-        found = {(part, mean.versus): mean for part, mean in self.group.comparisons()}
+        found = {(part, mean.versus): mean for part, mean in self.group.comparisons}
         return [
             (part, mean, found.get((part, BEST_PEER_QUIET)))
             for (part, versus), mean in found.items()
@@ -70,7 +70,6 @@ def render(groups: Sequence[Group], predictions: Sequence[Predictions]) -> str:
             group,
             charts.figures(group, theme.css, _FONT, legend=False),
             theme.palette(group.contenders),
-            tables.results(group),
         )
         for group in groups
     ]
@@ -83,8 +82,8 @@ def render(groups: Sequence[Group], predictions: Sequence[Predictions]) -> str:
     )
     return environment.get_template("page.html").render(
         sections=sections,
-        predictions=[(found, tables.predictions(found)) for found in predictions],
-        charts={section.id: _charts_data(section) for section in sections},
+        predictions=predictions,
+        content=rounded(_content(sections, predictions)),
         light=theme.variables(dark=False),
         dark=theme.variables(dark=True),
         font=_FONT,
@@ -101,12 +100,19 @@ def slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _charts_data(section: _Section) -> dict[str, Any]:
-    """The data of a group's charts, and each one's Vega specification."""
-    return {
-        "datasets": charts.datasets(section.group),
-        "specs": {figure.name: vl_convert.vegalite_to_vega(figure.spec) for figure in section.figures},
-    }
+def _content(sections: Sequence[_Section], predictions: Sequence[Predictions]) -> dict[str, Any]:
+    """What page.js shows: per group the data of its charts and their Vega specifications, and the tables' columns and
+    rows; those of a group are the data set "rows"."""
+    groups, shown = {}, {}
+    for section in sections:
+        data = charts.datasets(section.group)
+        specs = {figure.name: vl_convert.vegalite_to_vega(figure.spec) for figure in section.figures}
+        groups[section.id] = {"datasets": data, "specs": specs}
+        shown[section.id] = {"columns": [vars(c) for c in tables.results(section.group, data["rows"])]}
+    for i, found in enumerate(predictions, start=1):
+        columns, rows = tables.predictions(found)
+        shown[f"predictions-{i}"] = {"columns": [vars(column) for column in columns], "rows": rows}
+    return {"groups": groups, "tables": shown}
 
 
 def _script(code: str) -> str:

@@ -62,7 +62,7 @@ def result(rows: list[dict[str, Any]], newer: int = 0, benchmark: str = "mobilen
             **device,
         },
         "rooflines": {
-            "1": {"bandwidth_gb_per_s": 10.0, "fma_gflop_per_s": 50.0, "gemm_gflop_per_s": {"fp16": 200.0}}
+            "1": {"bandwidth_gb_per_s": 10.0, "fma_gflop_per_s": 50.0, "gemm_gflop_per_s": {"float16": 200.0}}
         },
         "method": {"clock": "a clock"},
         "left_out": {"graph": "needs a CUDA device", "notes": ["a note"]},

@@ -29,20 +29,28 @@ def test_a_chart_only_where_its_data_is(results, tmp_path):
     assert list(figures(write(tmp_path / "bare.json", bare))) == []
 
 
-def test_many_bars_start_at_one_setting(tmp_path):
-    rows = [
-        row(f"layer {i}", batch, contender, 1.0, layout=layout)
-        for i in range(11)
-        for batch in (1, 8)
-        for layout in ("nchw", "nhwc")
-        for contender in ("mbv1", "p")
-    ]
-    params = figures(write(tmp_path / "many.json", result(rows)))["speedup"].spec["params"]
-    assert {p["name"]: p["value"] for p in params} == {
-        "hidden": [],
-        "pick_layout": "nchw",
-        "pick_batch": None,
-        "pick_case": None,
+def menus(rows: list, path: Path) -> dict[str, object]:
+    """What the menus of the speed-ups start at."""
+    params = figures(write(path, result(rows)))["speedup"].spec["params"]
+    return {param["name"]: param["value"] for param in params if param["name"] != "hidden"}
+
+
+def test_many_bars_start_at_fewer_settings(tmp_path):
+    def rows(layers: int) -> list:
+        return [
+            row(f"layer {i}", batch, contender, 1.0, layout=layout)
+            for i in range(layers)
+            for batch in (1, 8)
+            for layout in ("nchw", "nhwc")
+            for contender in ("mbv1", "p")
+        ]
+
+    start = {"pick_layout": None, "pick_batch": None, "pick_case": None, "pick_best": None}
+    assert menus(rows(10), tmp_path / "few.json") == start
+    assert menus(rows(11), tmp_path / "more.json") == {**start, "pick_layout": "nchw"}
+    assert menus(rows(41), tmp_path / "many.json") == {
+        **{"pick_layout": "nchw", "pick_batch": 1},
+        **{"pick_case": None, "pick_best": True},
     }
 
 
