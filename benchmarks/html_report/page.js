@@ -51,8 +51,8 @@ async function tabulate() {
   const column = ({ key, title, kind }) => {
     const named = kind === "word" || kind === "flag";
     const show = (value) => (value === undefined ? "" : text[kind](value, title));
-    // Numbers sort by value, what is missing below them.
-    const render = (value, type) => (type === "sort" || type === "type" ? value ?? -1 : show(value));
+    // Numbers sort and filter by value; what is missing sorts below them.
+    const render = (value, type) => (type === "display" ? show(value) : value ?? (type === "filter" ? "" : -1));
     return {
       className: named ? "word" : "number",
       data: (row) => (named ? show(row[key]) : row[key]),
