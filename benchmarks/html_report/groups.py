@@ -96,10 +96,11 @@ class Group:
 
     @property
     def everywhere(self) -> str:
-        """The settings that do not vary, in words."""
-        first = self.contests[0] if self.contests else None
-        fixed = [name for name in SETTINGS if first and name not in self.varying and first.setting(name) is not None]
-        return " · ".join(words(name, first.setting(name)) for name in fixed if first)
+        """The settings that do not vary, in words, and the case if there is only one."""
+        fixed = [name for name in SETTINGS if name not in self.varying]
+        values = {name: contest.setting(name) for contest in self.contests for name in fixed}
+        known = [words(name, value) for name, value in values.items() if value is not None]
+        return " · ".join([*(self.cases if len(self.cases) == 1 else []), *known])
 
     @cached_property
     def contenders(self) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from textwrap import wrap
 from typing import Any
 
 import vl_convert
@@ -16,7 +17,8 @@ _WIDTH, _SCALE = 560, 1.5
 
 
 def png(figure: Figure, datasets: dict[str, list[dict[str, Any]]], of: str) -> bytes:
-    """``figure`` over ``datasets``, with its menus as they start; the subtitle says those, and what it is ``of``."""
+    """``figure`` over ``datasets``, with its menus as they start; the subtitle says those, what it is ``of``, and how
+    to read it."""
     picked = {p["name"].removeprefix("pick_"): p["value"] for p in figure.spec["params"] if p["name"] != "hidden"}
     of = " · ".join([of, *(words(name, value) for name, value in picked.items() if value is not None)])
     spec = {
@@ -24,7 +26,12 @@ def png(figure: Figure, datasets: dict[str, list[dict[str, Any]]], of: str) -> b
         "datasets": datasets,
         "width": _WIDTH,
         "padding": 14,
-        "title": {"text": figure.title, "subtitle": of, "subtitleColor": light("muted"), "offset": 12},
+        "title": {
+            "text": figure.title,
+            "subtitle": [of, *wrap(figure.caption, 100)],
+            "subtitleColor": light("muted"),
+            "offset": 12,
+        },
     }
     drawn = Image.open(BytesIO(vl_convert.vegalite_to_png(spec, scale=_SCALE))).convert("RGB")
     small = BytesIO()

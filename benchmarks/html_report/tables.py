@@ -28,7 +28,7 @@ def results(group: Group, records: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Of the group's records. What is the same in all of them has no column."""
     several = [key for key in ("status", "commit") if len({record[key] for record in records}) > 1]
     columns = [
-        _word("case"),
+        *([_word("case")] if len(group.cases) > 1 else []),
         *(Column(name, name, "count") if name in ("batch", "threads") else _word(name) for name in group.varying),
         _word("contender"),
         Column("median_ms", "median ms"),

@@ -91,6 +91,7 @@ def test_labels_say_what_differs(mobilenet, tmp_path):
     ]
     (single,) = groups.group([read(write(tmp_path / "single.json", result(ROWS[:1])))])
     assert single.label(single.contests[0]) == "first"
+    assert single.everywhere == "first · batch 1 · fp32 · nhwc · threads 1"
 
 
 def test_speed_ups_and_their_range(mobilenet):
