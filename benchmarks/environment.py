@@ -127,7 +127,7 @@ def commit_time(commit: str | None) -> str | None:
     """When ``commit`` was made, in ISO 8601; None for one that this checkout doesn't know, or with changes on top."""
     if commit is None or commit.endswith("-dirty"):
         return None
-    return _output("git", "show", "--no-patch", "--format=%cI", commit)
+    return _output("git", "show", "--no-patch", "--format=%cI", "--end-of-options", commit)
 
 
 def _version(distribution: str) -> str | None:

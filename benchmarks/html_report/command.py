@@ -17,7 +17,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Writes the page, and with ``--png`` the charts; the exit code."""
     given = _parser().parse_args(arguments)
     try:
-        found = [read(path) for path in given.results]
+        found = [read(path) for path in _files(given.results)]
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
@@ -36,11 +36,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description="Result files as one HTML page.")
     add = parser.add_argument
-    results = "files that a benchmark wrote (--json), several of one benchmark for its history; or a kernel report"
+    results = "what benchmarks wrote (--json), several of one for its history; kernel reports; or folders of these"
     add("results", type=Path, nargs="+", metavar="RESULTS", help=results)
     add("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s")
     add("--png", type=Path, metavar="FOLDER", help="write the charts there, too")
     return parser
+
+
+def _files(given: Sequence[Path]) -> list[Path]:
+    """``given``, with the files in a folder for the folder."""
+    return [file for path in given for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
 
 
 def _write_charts(group: Group, folder: Path) -> None:

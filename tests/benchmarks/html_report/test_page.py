@@ -96,6 +96,12 @@ def test_a_run_of_failures_is_shown(tmp_path):
     assert "no case that both mbv1 and a peer ran" in text and "failed: no inputs" in text
 
 
+def test_a_folder_stands_for_its_files(results, tmp_path):
+    output = tmp_path / "report.html"
+    assert command.main(["report", str(tmp_path), "-o", str(output)]) == 0
+    assert all(path.name in output.read_text() for path in results)
+
+
 def test_an_incomplete_run_says_so(tmp_path):
     path, output = write(tmp_path / "part.json", {**result(ROWS), "complete": False}), tmp_path / "report.html"
     assert command.main(["report", str(path), "-o", str(output)]) == 0
