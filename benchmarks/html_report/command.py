@@ -45,7 +45,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _files(given: Sequence[Path]) -> list[Path]:
     """``given``, with the files in a folder for the folder."""
-    return [file for path in given for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    found = []
+    for path in given:
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not files:
+            raise ReportError(f"{path}: expected a folder with result files, found none")
+        found += files
+    return found
 
 
 def _write_charts(group: Group, folder: Path) -> None:

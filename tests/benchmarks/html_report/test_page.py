@@ -102,6 +102,11 @@ def test_a_folder_stands_for_its_files(results, tmp_path):
     assert all(path.name in output.read_text() for path in results)
 
 
+def test_an_empty_folder_is_an_error(tmp_path, capsys):
+    assert command.main(["report", str(tmp_path), "-o", str(tmp_path / "report.html")]) == 2
+    assert "expected a folder with result files, found none" in capsys.readouterr().err
+
+
 def test_an_incomplete_run_says_so(tmp_path):
     path, output = write(tmp_path / "part.json", {**result(ROWS), "complete": False}), tmp_path / "report.html"
     assert command.main(["report", str(path), "-o", str(output)]) == 0
