@@ -42,7 +42,7 @@ class Style:
 
         self.contender, self.versus = of("contender:N", self.names), of("versus:N", ())
         self.other = of("contender:N", [name for name in self.names if name != OURS])
-        axis = alt.Axis(labelLimit=190, labelColor=self.ink)
+        axis = alt.Axis(labelLimit=220, labelColor=self.ink)
         self.cases = alt.Y(
             "name:N", sort=None, title=None, axis=axis, scale=alt.Scale(paddingInner=0.2, paddingOuter=0.1)
         )
