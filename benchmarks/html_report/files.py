@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ..contest import OK
+
 Row = Mapping[str, Any]
 
 #: What a row of results cannot lack, and what a timed one has besides.
@@ -22,8 +24,9 @@ class ReportError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One result file of a benchmark. ``rooflines`` has the measured limits by number of threads; fields of ``rows``
-    that the report doesn't know are ignored."""
+    """One result file of a benchmark. ``rooflines`` has the measured limits by number of threads, ``left_out`` the
+    contenders that did not take part with their reasons, ``skipped`` the cases that no time was left for; fields of
+    ``rows`` that the report doesn't know are ignored."""
 
     path: Path
     benchmark: str
@@ -31,6 +34,7 @@ class Run:
     rooflines: Mapping[int, Mapping[str, Any]]
     clock: str
     left_out: Mapping[str, str]
+    skipped: Sequence[str]
     rows: Sequence[Row]
     complete: bool
 
@@ -96,6 +100,7 @@ def _run(path: Path, found: Any) -> Run:
         _rooflines(path, found),
         (found.get("method") or {}).get("clock", ""),
         left_out,
+        found.get("skipped") or (),
         found["rows"],
         found.get("complete", False),
     )
@@ -121,7 +126,7 @@ def _check(path: Path, i: int, row: Any) -> None:
     if not isinstance(row, dict):
         raise ReportError(f"{path}: rows[{i}]: expected an object, got {row!r}")
     missing = [key for key in _ROW if key not in row]
-    if row.get("status") == "ok":
+    if row.get("status") == OK:
         missing += [key for key in _TIMES if not isinstance(row.get(key), int | float) or row[key] <= 0]
     if missing:
         raise ReportError(f"{path}: rows[{i}]: expected {', '.join(missing)}, got {sorted(row)}")

@@ -211,7 +211,7 @@ class Group:
         return list(found.values())
 
     def missing(self) -> list[tuple[str, str, str]]:
-        """Contenders that did not run: name, why, and where: how many cases, or the whole benchmark."""
+        """What did not run: the contender, why, and where: in how many cases, or in the whole benchmark."""
         counts: dict[tuple[str, str], int] = {}
         for contest in self.contests:
             for row in (row for row in contest.rows if row["status"] != OK):
@@ -219,7 +219,9 @@ class Group:
                 counts[key] = counts.get(key, 0) + 1
         cases = len(self.contests)
         rows = [(name, why, f"{count} of {cases} cases") for (name, why), count in counts.items()]
-        return rows + [(name, why, "left out") for name, why in self.newest.left_out.items()]
+        rows += [(name, why, "left out") for name, why in self.newest.left_out.items()]
+        skipped = self.newest.skipped
+        return rows + ([("all", "no time was left", f"{len(skipped)} more, from {skipped[0]}")] if skipped else [])
 
 
 def group(runs: Sequence[Run]) -> list[Group]:

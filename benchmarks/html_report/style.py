@@ -68,7 +68,8 @@ class Style:
             tests.append(picked(field))
             if field != "case":
                 before, after = WORDS.get(field, "{}").split("{}")
-                names[field] = f"(pick_{field} === null ? ' · {before}' + datum.{field} + '{after}' : '')"
+                words = f"' · {before}' + datum.{field} + '{after}'"
+                names[field] = f"(pick_{field} === null && isValid(datum.{field}) ? {words} : '')"
         rows = sum(len(contest.rows) for contest in contests)
         return Menus(params, " && ".join(tests), rows, self._name([names[f] for f in SETTINGS if f in names]))
 

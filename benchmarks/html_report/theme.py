@@ -33,6 +33,8 @@ COLOURS = {
     "peer-8": ("#c2412d", "#ff9479"),
     "peer-9": ("#6b7785", "#a9b4c0"),
     "peer-10": ("#2f4858", "#d5dbe1"),
+    "peer-11": ("#b89500", "#ffe066"),
+    "peer-12": ("#a0616a", "#e3b7bd"),
 }
 
 Colour = Callable[[str], str]

@@ -132,6 +132,16 @@ def test_the_legend_hides_a_contender_in_every_chart(page):
     assert len(marks(page, "speedup", "bar")) == 4
 
 
+def test_tables_have_the_data_of_the_results(page, rows):
+    assert column(page, rows, "case") == ["first"] * 7 + ["gone <b>"]
+    assert column(page, rows, "batch") == ["1"] * 4 + ["8"] * 3 + ["1"]
+    assert column(page, rows, "median ms") == ["0.200", "0.300", "0.100", "0.800", "1.00", "", "4.00", "0.00500"]
+    assert column(page, rows, "/ mbv1")[:4] == ["", "1.50×", "0.50×", "4.00×"]  # noqa: RUF001
+    assert column(page, rows, "noisy") == ["", "", "", "noisy", "", "", "", ""]
+    predicted = page.find_element(By.CSS_SELECTOR, "#predictions table.data")
+    assert column(page, predicted, "predicted µs") == ["2.00"]
+
+
 def test_tables_sort_by_value(page, rows):
     head = next(h for h in rows.find_elements(By.CSS_SELECTOR, "thead th") if h.text.strip() == "median ms")
     head.find_element(By.CSS_SELECTOR, ".dt-column-title").click()

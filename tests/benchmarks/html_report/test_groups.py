@@ -78,7 +78,7 @@ def test_runs_group_by_benchmark_and_device(tmp_path):
 def test_each_case_is_the_newest(mobilenet):
     assert [run.path.name for run in mobilenet.runs] == ["older.json", "newer.json"]
     ours = {(c.rows[0]["case"], c.setting("batch")): c.ours["median_us"] for c in mobilenet.contests}
-    assert ours == {("first", 1): 200.0, ("first", 8): 1000.0, ("gone", 1): 5.0}
+    assert ours == {("first", 1): 200.0, ("first", 8): 1000.0, ("gone <b>", 1): 5.0}
 
 
 def test_labels_say_what_differs(mobilenet, tmp_path):
@@ -87,7 +87,7 @@ def test_labels_say_what_differs(mobilenet, tmp_path):
     assert [mobilenet.label(contest) for contest in mobilenet.contests] == [
         "first · batch 1",
         "first · batch 8",
-        "gone · batch 1",
+        "gone <b> · batch 1",
     ]
     (single,) = groups.group([read(write(tmp_path / "single.json", result(ROWS[:1])))])
     assert single.label(single.contests[0]) == "first"
@@ -164,6 +164,7 @@ def test_what_did_not_run_and_why(mobilenet):
     assert mobilenet.missing() == [
         ("quick", "failed: out of <memory> & luck", "1 of 3 cases"),
         ("graph", "needs a CUDA device", "left out"),
+        ("all", "no time was left", "2 more, from late N1 fp32 nhwc T1"),
     ]
 
 
