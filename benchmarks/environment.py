@@ -130,6 +130,13 @@ def _commit() -> str | None:
     return commit + ("-dirty" if _output("git", "status", "--porcelain", "--untracked-files=no") else "")
 
 
+def commit_time(commit: str | None) -> str | None:
+    """When ``commit`` was made, in ISO 8601; None for one that this checkout doesn't know, or with changes on top."""
+    if commit is None or commit.endswith("-dirty"):
+        return None
+    return _output("git", "show", "--no-patch", "--format=%cI", "--end-of-options", commit)
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)

@@ -17,7 +17,7 @@ def as_json(report: dict[str, Any]) -> str:
     """The report as JSON with a row a line, and five digits of each number."""
 
     def line(value: Any) -> str:
-        return json.dumps(_rounded(value))
+        return json.dumps(rounded(value))
 
     parts = []
     for key, value in report.items():
@@ -26,11 +26,12 @@ def as_json(report: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """``value``, JSON-ready, with five digits of each number."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
