@@ -13,10 +13,8 @@ import time
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mbv1 import MobileNetV1, image_folder
 from mbv1.cli import main
@@ -26,19 +24,13 @@ SHIPPED = Path(image_folder.__file__).parent / "weights" / "vww_0.25_96_weights.
 GOOD = ["astronaut.png", "b/coffee.PNG", "b/c/motorcycle.jpg", 'ünïcode, "quoted"\n.png']
 
 
-@pytest.fixture(scope="module")
-def photos() -> list[Image.Image]:
-    with np.load(Path(__file__).parent / "fixtures" / "vww_0.25_96_expected.npz") as arrays:
-        return [Image.fromarray(pixels) for pixels in arrays["input_u8"]]
-
-
 @pytest.fixture
-def folder(tmp_path, photos) -> Path:
+def folder(tmp_path, pictures) -> Path:
     """Four photographs and a file of another type."""
     root = tmp_path / "photos"
-    for name, photo in zip(GOOD, photos, strict=True):
+    for name, picture in zip(GOOD, pictures.values(), strict=True):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        photo.resize((300, 200)).save(root / name)
+        picture.resize((300, 200)).save(root / name)
     (root / "notes.txt").write_text("no image")
     return root
 
@@ -139,9 +131,9 @@ def test_many_bad_files_are_not_all_printed(tmp_path, capsys):
     assert len(read(tmp_path / "rows.csv")) == 30
 
 
-def test_a_name_that_is_no_utf8(tmp_path, photos, capsysbinary):
+def test_a_name_that_is_no_utf8(tmp_path, pictures, capsysbinary):
     name = b"caf\xe9.png"
-    photos[0].save(tmp_path / os.fsdecode(name))
+    pictures["astronaut"].save(tmp_path / os.fsdecode(name))
     for kind in ("csv", "json"):
         predict(tmp_path, "--out", tmp_path / f"rows.{kind}")
         assert [os.fsencode(row["file"]) for row in read(tmp_path / f"rows.{kind}")] == [name]
@@ -242,8 +234,8 @@ def test_bad_options(folder, tmp_path, capsys):
             main(["predict", str(folder), *arguments])
 
 
-def test_low_precision_and_fast_jpeg(tmp_path, photos):
-    photos[0].resize((1600, 1200)).save(tmp_path / "large.jpg")
+def test_low_precision_and_fast_jpeg(tmp_path, pictures):
+    pictures["astronaut"].resize((1600, 1200)).save(tmp_path / "large.jpg")
     found = {}
     for name, options in {
         "exact": [],
