@@ -2,7 +2,8 @@
 
 Rank 0 lists the folder and deals the files out, every process classifies its share and keeps a journal of it
 (:mod:`mbv1.journal`), and rank 0 gathers the rows and writes the output. Nothing but the images, under the same
-path, need be shared between machines. Whatever ends a process, the rows of its journal are not computed again.
+path, need be shared between machines. Whatever ends a process, the rows of its journal are not computed again:
+with ``resume`` a run goes on, also by other numbers of processes, and under torchrun's ``--max-restarts`` by itself.
 """
 
 from __future__ import annotations

@@ -33,8 +33,11 @@ class World:
         if world.size == 1:
             yield world
             return
+        # torchrun's store outlives a restart, and in it are the addresses of processes that are no more.
+        store, rank, size = next(iter(dist.rendezvous("env://")))
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         # Connecting has torch's own time limit: where machines cannot reach each other, that is an error soon.
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
         world._group = dist.new_group(timeout=_PATIENCE)
         try:
             yield world

@@ -1,7 +1,10 @@
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 
@@ -39,3 +42,13 @@ def randomize() -> Callable[..., nn.Module]:
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, Image.Image]:
+    """The four photographs of the fixtures, 96x96, by name."""
+    with np.load(Path(__file__).parent / "fixtures" / "vww_0.25_96_expected.npz") as arrays:
+        return {
+            str(name).removesuffix("_96"): Image.fromarray(pixels)
+            for name, pixels in zip(arrays["names"], arrays["input_u8"], strict=True)
+        }

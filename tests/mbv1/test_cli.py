@@ -18,13 +18,11 @@ from mbv1.images import read_photo
 
 
 @pytest.fixture
-def photos(tmp_path) -> dict[str, Path]:
+def photos(tmp_path, pictures) -> dict[str, Path]:
     """The four photographs as PNG files."""
-    with np.load(Path(__file__).parent / "fixtures" / "vww_0.25_96_expected.npz") as arrays:
-        paths = {}
-        for name, pixels in zip(arrays["names"], arrays["input_u8"], strict=True):
-            paths[str(name).removesuffix("_96")] = tmp_path / f"{name}.png"
-            Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    paths = {name: tmp_path / f"{name}_96.png" for name in pictures}
+    for name, picture in pictures.items():
+        picture.save(paths[name])
     return paths
 
 
