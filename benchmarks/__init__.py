@@ -4,6 +4,7 @@
     python -m benchmarks.mobilenet    the whole net, or its layers one by one (--per-layer)
     python -m benchmarks all          all of these: every layer, width, resolution and batch
     python -m benchmarks compare      what got slower between two runs
+    python -m benchmarks summary      ours, each peer and the floor, of result files
     python -m benchmarks.gpu_check    everything, step by step, on a machine with a GPU
 
 Run them from the root of a checkout. ``rich`` draws the progress bar where it is installed; nothing else is

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "all": ("benchmarks.run_all", "every benchmark, one after the other"),
     "compare": ("benchmarks.compare", "what got slower between two runs"),
+    "summary": ("benchmarks.summary", "ours, each peer and the floor, of result files"),
 }
 
 

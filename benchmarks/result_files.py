@@ -87,15 +87,19 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The result files at ``paths``, in whose place a folder stands for those in it. Raises ValueError for a path
-    that is neither, and for a folder without any."""
+    """The result files at ``paths``, in whose place a folder stands for those in it, the oldest first. Raises
+    ValueError for a path that is neither, and for a folder without any."""
     found: list[dict[str, Any]] = []
     for path in paths:
-        files = [f for f in sorted(path.glob("*.json")) if _has_rows(f)] if path.is_dir() else [path]
+        files = [f for f in sorted(path.glob("*.json"), key=_age) if _has_rows(f)] if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path}: expected a folder with result files, found none")
         found += map(load, files)
     return found
+
+
+def _age(path: Path) -> tuple[float, str]:
+    return path.stat().st_mtime, path.name
 
 
 def _has_rows(path: Path) -> bool:
