@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -58,7 +59,7 @@ def run(
     columns = table(benchmark, names, max((len(case.name) for case in cases), default=4))
     screen.print(columns.header, "bold")
     done: list[Result] = []
-    with screen.progress(len(cases)) as show:
+    with screen.progress(len(cases)) as show, _stream(setting.device):
         deadline = time.monotonic() + setting.seconds
         for case in cases:
             if time.monotonic() > deadline:
@@ -71,6 +72,11 @@ def run(
             screen.print(columns.line(cells(benchmark, result, names)))
     skipped = [str(case) for case in cases[len(done) :]]
     return _finish(done, skipped, names, [clock.name for clock in clocks[1:]], results, screen)
+
+
+def _stream(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU a stream other than the default one, on which TensorRT would wait for every call."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
 
 
 def _outcomes(case: Case, setting: Setting, clocks: Sequence[Clock]) -> tuple[Outcome, ...]:
