@@ -17,7 +17,8 @@ A file is one JSON object, whole after every row, of
 A row is one contender in one case. The case is ``benchmark``, ``case`` (the name of the layer or net), ``batch``,
 ``dtype``, ``layout`` and ``threads`` (see :data:`CASE`), with facts about it (sizes, ``origin``); ``bytes`` and
 ``flops`` are what it has to move and to compute, ``bound_us`` the least time for that on the roofline. The contender
-is ``contender`` and ``ours`` (whether it is this project). ``status`` is
+is ``contender``, ``ours`` (whether it is this project) and ``kernel_name`` (of the one that it runs, or
+null). ``status`` is
 
 - ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds`` by the clock named ``clock``; ``noisy``;
   ``images_per_s``, ``gb_per_s``, ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64,

@@ -14,13 +14,14 @@ from .cases import Case, Result, compare
 from .contest import FAILED, Outcome, contest
 from .environment import environment
 from .options import Setting
+from .peers import MOBILENET
 from .printing import cells, print_head, print_memory, print_slowest, problems, table
 from .report import Screen
 from .result_files import Results
 from .roofline import Roofline
 from .timing import NOISY, Clock, Timing, clocks_for, geometric_mean
 
-#: Of more cases, the memory that they take is in the results alone.
+#: Of more cases, and of layers, the memory that they take is in the results alone.
 _FEW = 16
 
 _ROW_ENVIRONMENT = ("device", "torch", "torch_cuda", "triton", "mbv1_kernels", "commit", "time")
@@ -103,6 +104,7 @@ def _json_rows(benchmark: str, result: Result, clock: str, found: dict[str, obje
             "bound_us": case.bound * 1e6,
             "contender": outcome.name,
             "ours": outcome.ours,
+            "kernel_name": outcome.kernel,
             "status": outcome.status,
             "reason": outcome.reason,
             "peak_bytes": outcome.memory,
@@ -159,7 +161,7 @@ def _finish(
     if percents:
         screen.print(f"  {'of the roofline':<38}{geometric_mean(percents):6.1f}%")
     print_slowest(done, screen)
-    if len(done) <= _FEW:
+    if results.head["benchmark"] == MOBILENET and len(done) <= _FEW:
         print_memory(done, screen)
     found = problems(done, screen)
     results.finish(comparisons=[vars(c) for c in comparisons], problems=found, skipped=list(skipped))

@@ -78,7 +78,8 @@ def print_worst(found: Mapping[tuple, Contest], screen: Screen) -> None:
     widest = max(len(str(ours["case"])) for ours, _ in pairs[:_WORST])
     settings = (Column("benchmark", 10, True), Column("case", widest, True), Column("N", 4), Column("dtype", 5, True))
     times = (Column("floor us", 9), Column("mbv1 us", 9), Column("of floor", 8), Column("peer us", 9))
-    table = Table((*settings, Column("layout", 6, True), Column("T", 2), *times, Column("peer/mbv1", 0, True)))
+    words = (Column("peer/mbv1", 20, True), Column("kernel", 0, True))
+    table = Table((*settings, Column("layout", 6, True), Column("T", 2), *times, *words))
     screen.print(f"\nthe {min(_WORST, len(pairs))} worst of {len(pairs)} against the best peer", "bold")
     screen.print(table.header, "bold")
     for ours, peer in pairs[:_WORST]:
@@ -86,7 +87,7 @@ def print_worst(found: Mapping[tuple, Contest], screen: Screen) -> None:
         us = [number(row) for row in (ours["bound_us"], ours["median_us"])]
         share, ratio = f"{100 * ours['bound_us'] / ours['median_us']:.0f}%", peer["median_us"] / ours["median_us"]
         end = f"{ratio:.2f} {peer['contender']}{' ~' if ours['noisy'] or peer['noisy'] else ''}"
-        screen.print(table.line([*case, *us, share, number(peer["median_us"]), end]))
+        screen.print(table.line([*case, *us, share, number(peer["median_us"]), end, ours.get("kernel_name") or ""]))
 
 
 def print_summary(results: Sequence[Mapping[str, Any]], screen: Screen, clock: str | None = None) -> None:

@@ -48,6 +48,7 @@ def test_rows_say_what_was_measured_and_where(run_dwconv):
     assert row["threads"] == 1
     assert row["clock"] == "wall, caches warm" and row["other_clocks"] == {}
     assert results["method"]["clocks"].keys() == {row["clock"]}
+    assert row["kernel_name"].startswith("dwconv2d_") and rows_of(results, "eager")[0]["kernel_name"] is None
     assert row["start_s"] > 0 and row["peak_bytes"] >= 4 * 1024 * 49
     assert results["left_out"]["cudnn bench"] == "needs a CUDA device"
     assert {c["versus"] for c in results["comparisons"]} >= {"eager", "passes", "the best peer of each case"}

@@ -21,14 +21,19 @@ def results(*rows, complete=True, problems=()):
 
 
 def test_geometric_means_and_the_worst_rows(capsys):
-    rows = [row("a", "mbv1", 20), row("a", "eager", 80), row("a", "cudnn", 10), row("b", "mbv1", 40)]
+    rows = [
+        row("a", "mbv1", 20, kernel_name="dw_k3"),
+        row("a", "eager", 80),
+        row("a", "cudnn", 10),
+        row("b", "mbv1", 40),
+    ]
     print_summary([results(*rows, row("b", "eager", 160), row("b", "lost", 1, status="failed"))], Screen())
     lines = capsys.readouterr().out.splitlines()
     group = next(line.split() for line in lines if line.startswith("dwconv"))
     # floor 10, ours sqrt(20 * 40), and their times over ours: 4 and 4; 0.5 in the one case that it has
     assert group == ["dwconv", "1", "fp16", "nhwc", "1", "2", "10.0", "28.3", "35%", "4.00x", "0.50x"]
     assert "the 2 worst of 2 against the best peer" in "\n".join(lines)
-    assert lines[-2].split()[-2:] == ["0.50", "cudnn"] and lines[-1].split()[-2:] == ["4.00", "eager"]
+    assert lines[-2].split()[-3:] == ["0.50", "cudnn", "dw_k3"] and lines[-1].split()[-2:] == ["4.00", "eager"]
 
 
 def test_at_most_ten_rows_are_the_worst(capsys):
