@@ -76,17 +76,30 @@ def check_steps(device: str, wheel: bool) -> list[Step]:
 
 
 def test_steps(device: str, wheel: bool) -> list[Step]:
-    """Without a GPU the CUDA tests run on the emulated device, where there is a compiler for them."""
-    pytest = importlib.util.find_spec("pytest") is not None
-    reason = None if pytest else "pytest is not installed"
+    """The CUDA tests, on the device itself."""
+    if device != "cuda":
+        return emulated_test_steps()
+    reason = None if importlib.util.find_spec("pytest") else "pytest is not installed"
     # With a wheel, its packages and not the checkout's are tested.
     paths = ("-o", "pythonpath=") if wheel else ()
-    tests: dict[str, tuple[str, ...]] = {"CUDA tests": ("tests/cuda", "tests/triton/test_triton_ops.py")}
-    if device != "cuda":
-        reason = reason or (None if shutil.which("nvcc") else "nvcc is not installed")
-        executor = "tests/test_cuda_executor.py"
-        tests = {f"emulated CUDA tests: {run}": (executor, "-k", run) for run in ("all", "races")}
-    return [Step(name, (sys.executable, *_PYTEST, *of, *paths), 0.5, reason=reason) for name, of in tests.items()]
+    tests = ("tests/cuda", "tests/triton/test_triton_ops.py")
+    return [Step("CUDA tests", (sys.executable, *_PYTEST, *tests, *paths), 0.5, reason=reason)]
+
+
+def emulated_test_steps() -> list[Step]:
+    """The CUDA tests on the device that tools/cudacpu emulates; the kernels' also with its check for races."""
+    tools = {"nvcc": shutil.which("nvcc"), "pytest": importlib.util.find_spec("pytest")}
+    reason = next((f"{name} is not installed" for name, found in tools.items() if found is None), None)
+    sources = sorted(map(str, (ROOT / "csrc" / "cuda").glob("*.cu")))
+    emulated = (sys.executable, "-m", "cudacpu", "--sources", *sources, "--nvcc-flags=-std=c++20")
+    pytest = ("--", sys.executable, *_PYTEST, "tests/cuda")
+    paths = [str(ROOT / "tools" / "cudacpu"), os.environ.get("PYTHONPATH", "")]
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    races = ("--sanitize", "races", *pytest, "-k", "test_cuda or test_tf32 or test_fused_net")
+    return [
+        Step("CUDA tests, emulated", (*emulated, *pytest), 0.5, variables, reason),
+        Step("races, emulated", (*emulated, *races), 0.4, variables, reason),
+    ]
 
 
 def sanitizer_steps(device: str) -> list[Step]:
@@ -117,8 +130,8 @@ def benchmark_steps(device: str, out: Path, quick_only: bool) -> list[Step]:
         for i, name in enumerate(BENCHMARKS):
             results = str(out / f"{name}-{kind.replace(' ', '-')}.json")
             command = (sys.executable, "-m", f"benchmarks.{name}", "--device", device, "--json", results)
-            # The quick ones end by themselves; of the others each gets as much as those after it.
-            share = 0.4 if kind == "quick" else 1 / (len(BENCHMARKS) - i + (kind == "all cases"))
+            # Each gets as much as those of its kind after it, and as the next kind together.
+            share = 1 / (len(BENCHMARKS) - i + (kind != kinds[-1]))
             steps.append(Step(f"{name} {kind}", (*command, *_length(name, kind, device)), share))
     return steps
 

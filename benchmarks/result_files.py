@@ -20,10 +20,11 @@ A row is one contender in one case. The case is ``benchmark``, ``case`` (the nam
 is ``contender``, ``ours`` (whether it is this project) and ``kernel_name`` (of the one that it runs, or
 null). ``status`` is
 
-- ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds`` by the clock named ``clock``; ``noisy``;
-  ``images_per_s``, ``gb_per_s``, ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64,
-  relative to the largest value; ``start_s``, seconds from nothing to the first result; and ``other_clocks``, for each
-  name of one (on a GPU: of calls or of a graph, the L2 cold or warm) the same times, or the ``reason`` for none;
+- ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds`` by the clock named ``clock``; ``noisy``, and
+  ``preemptions_per_s`` (how often another process took a core away; CPUs only); ``images_per_s``, ``gb_per_s``,
+  ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64, relative to the largest value;
+  ``start_s``, seconds from nothing to the first result; ``other_clocks``, for each name of one (on a GPU: of calls
+  or of a graph, the L2 cold or warm) the same times, or the ``reason`` for none;
 - ``unavailable``, ``failed`` or ``wrong`` (so not timed): ``reason``.
 
 ``peak_bytes`` is the peak of what a call allocates, or null where that is not known; on the CPU with our kernels'

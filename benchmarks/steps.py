@@ -19,9 +19,6 @@ from .report import Column, Screen, Table
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
-#: No step is started with fewer seconds than this.
-_LEAST = 5.0
-
 #: Of a step's seconds, what ``{seconds}`` in its command stands for: the rest is for starting and ending.
 _OWN = 0.75
 
@@ -58,6 +55,7 @@ class Runner:
     variables: Mapping[str, str]
     screen: Screen
     deadline: float
+    least: float = 15.0  # no step is started with fewer seconds: torch alone takes some to start
     done: list[Done] = field(default_factory=list)
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -65,10 +63,10 @@ class Runner:
             left = self.deadline - time.monotonic()
             if step.reason is not None:
                 self._add(Done(step.name, SKIPPED, None, 0.0, step.reason))
-            elif left < _LEAST:
+            elif left < self.least:
                 self._add(Done(step.name, SKIPPED, None, 0.0, "no time left"))
             else:
-                self._add(self._run(step, max(_LEAST, step.share * left)))
+                self._add(self._run(step, max(self.least, step.share * left)))
 
     @property
     def failed(self) -> bool:

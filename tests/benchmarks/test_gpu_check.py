@@ -109,11 +109,18 @@ def test_on_a_gpu_the_tests_run_on_the_gpu_itself():
     assert not {"tests", "tests/test_cuda_executor.py", "tests/triton"} & set(paths)
 
 
-def test_without_a_gpu_the_cuda_tests_run_on_the_emulated_device():
+def test_without_a_gpu_the_cuda_tests_run_on_the_emulated_device(monkeypatch):
     steps = {step.name: step for step in check_steps("cpu", wheel=False)}
-    for run in ("all", "races"):
-        assert "tests/test_cuda_executor.py" in steps[f"emulated CUDA tests: {run}"].command
+    for name in ("CUDA tests, emulated", "races, emulated"):
+        command = steps[name].command
+        assert command[1:3] == ("-m", "cudacpu") and "tests/cuda" in command[command.index("--") :]
+        assert any(part.endswith("dwconv2d.cu") for part in command)
+        assert steps[name].variables["PYTHONPATH"].split(":")[0].endswith("tools/cudacpu")
+    assert "--sanitize" in steps["races, emulated"].command
     assert steps["memcheck"].reason == "needs a GPU"
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
+    steps = {step.name: step for step in check_steps("cpu", wheel=False)}
+    assert steps["races, emulated"].reason == "nvcc is not installed"
 
 
 def test_the_sanitizer_checks_our_kernels_on_small_calls():
