@@ -4,6 +4,7 @@
     python -m benchmarks.mobilenet    the whole net, or its layers one by one (--per-layer)
     python -m benchmarks all          all of these: every layer, width, resolution and batch
     python -m benchmarks compare      what got slower between two runs
+    python -m benchmarks summary      ours, each peer and the floor, of result files
     python -m benchmarks.gpu_check    everything, step by step, on a machine with a GPU
     python -m benchmarks report       result files as one HTML page with charts (the extra ``report``)
 

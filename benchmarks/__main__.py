@@ -12,6 +12,7 @@ COMMANDS = {
     "all": ("benchmarks.run_all", "every benchmark, one after the other"),
     "compare": ("benchmarks.compare", "what got slower between two runs"),
     "report": ("benchmarks.html_report", "one HTML page of result files, and its charts as PNG"),
+    "summary": ("benchmarks.summary", "ours, each peer and the floor, of result files"),
 }
 
 

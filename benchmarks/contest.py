@@ -28,6 +28,7 @@ class Outcome:
     error: float | None = None
     memory: int | None = None  # peak bytes of a call, where that can be known
     start: float | None = None  # seconds from nothing to the first result
+    kernel: str | None = None  # its name, where it is one and known
     clocks: Mapping[str, Timing | str] = field(default_factory=dict)  # by name, or why it has no such time
 
 
@@ -90,14 +91,14 @@ def _prepare(workload: Workload, peer: Peer) -> _Ready | Outcome:
             if workload.device.type == "cuda":
                 torch.cuda.synchronize(workload.device)
             start = time.perf_counter() - begin
-            error = workload.error(y)
+            error, kernel = workload.error(y), peer.kernel(workload)
     except Unavailable as unavailable:
         return lost(UNAVAILABLE, str(unavailable))
     except Exception as failure:  # a peer may raise anything
         return lost(FAILED, _first_line(failure))
     if not error <= tolerance:
         return lost(WRONG, f"error {error:.2g} of the largest value, more than {tolerance:.2g}", error)
-    return _Ready(peer, run, Outcome(peer.name, peer.ours, OK, error=error, start=start))
+    return _Ready(peer, run, Outcome(peer.name, peer.ours, OK, error=error, start=start, kernel=kernel))
 
 
 def _peak(one: _Ready, device: torch.device) -> int | None:

@@ -69,7 +69,7 @@ def environment(device: torch.device) -> dict[str, object]:
         "cudnn": None,
         "variables": {
             # Settings, not places: a path of this machine tells a reader nothing.
-            k: v
+            k: Path(v).name if k == "LD_PRELOAD" else v
             for k, v in sorted(os.environ.items())
             if k.startswith(_VARIABLES) and not k.endswith(("_DIR", "_PATH", "_HOME"))
         },

@@ -4,13 +4,14 @@ with a classifier."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbv1_kernels import dwconv2d, pool_linear, pwconv2d, separable_conv2d, stem_conv2d
+import mbv1_kernels
 
 from .cases import Case
 from .roofline import Roofline
@@ -27,30 +28,33 @@ class LayerWorkload(Workload):
     """
 
     def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
-        layers = [m for m in self.folded.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-        run = partial(_op(layers), self.x, *tensors, backend=backend)
-        return checked(run, backend)
+        name, tensors, options = self._call
+        return checked(partial(getattr(mbv1_kernels, name), self.x, *tensors, **options, backend=backend), backend)
+
+    def kernel(self, backend: str = "auto") -> str:
+        name, tensors, options = self._call
+        return mbv1_kernels.explain(name, self.x, *tensors, **options, backend=backend).kernel
 
     def eager(self, module: nn.Module) -> Callable[[], Tensor]:
         x, steps = self.x, [_step(m) for m in module.modules() if not list(m.children())]
         return lambda: reduce(lambda y, step: step(y), steps, x)
 
-
-def _op(layers: list[nn.Conv2d | nn.Linear]) -> Callable[..., Tensor]:
-    """The op that computes ``layers`` and the ReLU after each convolution, given the input and their tensors."""
-    first = layers[0]
-    if isinstance(first, nn.Linear):
-        return pool_linear
-    window = {"stride": first.stride, "padding": first.padding}
-    if len(layers) == 2:
-        window["dilation"] = first.dilation
-        return partial(separable_conv2d, **window, dw_activation="relu", activation="relu")
-    if first.groups > 1:
-        return partial(dwconv2d, **window, dilation=first.dilation, activation="relu")
-    if first.kernel_size == (1, 1):
-        return partial(pwconv2d, activation="relu")
-    return partial(stem_conv2d, **window, activation="relu")
+    @cached_property
+    def _call(self) -> tuple[str, list[Tensor | None], dict[str, Any]]:
+        """Our op for the layers and the ReLU after each convolution, its tensors after the input, and its options."""
+        layers = [m for m in self.folded.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        first = layers[0]
+        if isinstance(first, nn.Linear):
+            return "pool_linear", tensors, {}
+        window = {"stride": first.stride, "padding": first.padding, "activation": "relu"}
+        if len(layers) == 2:
+            return "separable_conv2d", tensors, {**window, "dilation": first.dilation, "dw_activation": "relu"}
+        if first.groups > 1:
+            return "dwconv2d", tensors, {**window, "dilation": first.dilation}
+        if first.kernel_size == (1, 1):
+            return "pwconv2d", tensors, {"activation": "relu"}
+        return "stem_conv2d", tensors, window
 
 
 def _step(module: nn.Module) -> Step:

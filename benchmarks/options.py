@@ -55,7 +55,7 @@ def parser(description: str, defaults: Defaults) -> argparse.ArgumentParser:
     add("--rounds", type=_positive, metavar="N", help="rounds of measuring; default: as many as fit some time")
     length = made.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="fewer cases, contenders and rounds")
-    length.add_argument("--full", action="store_true", help=f"every case and peer, at batch {_words(FULL_BATCHES)}")
+    length.add_argument("--full", action="store_true", help=f"every case, at batch {_words(FULL_BATCHES)}")
     add("--json", type=Path, metavar="FILE", help="write the results there, row by row")
     return made
 
@@ -117,8 +117,6 @@ def _why_left_out(peer: Peer, given: argparse.Namespace, device: torch.device, d
         return reasons[0]
     if given.peers:
         return None if peer.name == "mbv1" or {peer.name, "all"} & set(given.peers) else "not asked for"
-    if given.full:
-        return None
     reason = peer.left_out(device, given.quick)
     return reason and f"{reason}; --peers all"
 

@@ -17,12 +17,14 @@ A file is one JSON object, whole after every row, of
 A row is one contender in one case. The case is ``benchmark``, ``case`` (the name of the layer or net), ``batch``,
 ``dtype``, ``layout`` and ``threads`` (see :data:`CASE`), with facts about it (sizes, ``origin``); ``bytes`` and
 ``flops`` are what it has to move and to compute, ``bound_us`` the least time for that on the roofline. The contender
-is ``contender`` and ``ours`` (whether it is this project). ``status`` is
+is ``contender``, ``ours`` (whether it is this project) and ``kernel_name`` (of the one that it runs, or
+null). ``status`` is
 
-- ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds`` by the clock named ``clock``; ``noisy``;
-  ``images_per_s``, ``gb_per_s``, ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64,
-  relative to the largest value; ``start_s``, seconds from nothing to the first result; and ``other_clocks``, for each
-  name of one (on a GPU: of calls or of a graph, the L2 cold or warm) the same times, or the ``reason`` for none;
+- ``ok``: ``median_us``, ``p20_us``, ``p80_us`` over ``rounds`` by the clock named ``clock``; ``noisy``, and
+  ``preemptions_per_s`` (how often another process took a core away; CPUs only); ``images_per_s``, ``gb_per_s``,
+  ``gflop_per_s``, ``roofline_percent``, ``peak_percent``; ``error`` against float64, relative to the largest value;
+  ``start_s``, seconds from nothing to the first result; ``other_clocks``, for each name of one (on a GPU: of calls
+  or of a graph, the L2 cold or warm) the same times, or the ``reason`` for none;
 - ``unavailable``, ``failed`` or ``wrong`` (so not timed): ``reason``.
 
 ``peak_bytes`` is the peak of what a call allocates, or null where that is not known; on the CPU with our kernels'
@@ -87,15 +89,19 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The result files at ``paths``, in whose place a folder stands for those in it. Raises ValueError for a path
-    that is neither, and for a folder without any."""
+    """The result files at ``paths``, in whose place a folder stands for those in it, the oldest first. Raises
+    ValueError for a path that is neither, and for a folder without any."""
     found: list[dict[str, Any]] = []
     for path in paths:
-        files = [f for f in sorted(path.glob("*.json")) if _has_rows(f)] if path.is_dir() else [path]
+        files = [f for f in sorted(path.glob("*.json"), key=_age) if _has_rows(f)] if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path}: expected a folder with result files, found none")
         found += map(load, files)
     return found
+
+
+def _age(path: Path) -> tuple[float, str]:
+    return path.stat().st_mtime, path.name
 
 
 def _has_rows(path: Path) -> bool:

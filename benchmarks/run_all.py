@@ -3,7 +3,7 @@
     python -m benchmarks all [--out FOLDER] [--quick] [OPTION of every benchmark …]
 
 Without ``--quick`` it is the full run: every layer and every width and resolution of the net, at batch 1, 8, 32 and
-128.
+128. On a GPU most of its hours go to compilers: ``--peers`` chooses contenders, ``--seconds`` ends each benchmark.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every op of this project on a real device, each backend, against float64.
 
-    python -m benchmarks.smoke [--device cuda]
+    python -m benchmarks.smoke [--device cuda] [--backends NAME …] [--small]
 
 Needs nothing but torch, so it stands in for the tests where pytest is missing. A backend passes where its
 largest error is at most twice that of torch at the same dtype, plus a few roundings.
@@ -9,8 +9,9 @@ largest error is at most twice that of torch at the same dtype, plus a few round
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,6 +26,9 @@ from .workload import DTYPES, LAYOUTS
 #: Errors of this many units of the dtype, relative to the largest value, are roundings.
 _ROUNDINGS = 4
 
+#: Calls that read at most so many numbers are small, for tools that slow each of them down a lot.
+_SMALL = 600_000
+
 
 @dataclass(frozen=True)
 class Call:
@@ -34,6 +38,11 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, object] = field(default_factory=dict)
     residual: tuple[int, ...] | None = None
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it reads."""
+        return sum(math.prod(shape) for shape in self.shapes)
 
     def tensors(self) -> list[Tensor]:
         """float64; weights scaled so that results are of the size of the input."""
@@ -134,16 +143,16 @@ def net_error(dtype: torch.dtype, layout: str, device: torch.device) -> str:
     return f"error {error:.2g} of the largest value"
 
 
-def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], str]]]:
-    """(what, how) of every check."""
-    for backend in ("cuda", "triton") if device.type == "cuda" else ("cpu",):
-        for call in CALLS:
+def checks(device: torch.device, backends: Sequence[str], small: bool) -> Iterator[tuple[str, Callable[[], str]]]:
+    """(what, how) of every check; ``small`` leaves out large calls and the net."""
+    for backend in backends:
+        for call in (call for call in CALLS if not small or call.elements <= _SMALL):
             for name, dtype in DTYPES.items():
                 for layout in LAYOUTS:
                     shape = "x".join(map(str, call.shapes[0]))
                     what = f"{call.op} {backend} {name} {layout} {shape} {call.options}"
                     yield what, partial(check, call, backend, dtype, layout, device)
-    for name, dtype in DTYPES.items():
+    for name, dtype in () if small else DTYPES.items():
         for layout in LAYOUTS:
             yield f"MobileNetV1 fused {name} {layout}", partial(net_error, dtype, layout, device)
 
@@ -152,10 +161,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Prints one line a check; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", help="a torch device; default: the GPU, else the CPU")
+    parser.add_argument("--backends", nargs="+", metavar="NAME", help="default: cuda and triton, or cpu")
+    parser.add_argument("--small", action="store_true", help="small calls only")
     given = parser.parse_args(arguments)
     screen, device = Screen(), pick_device(given.device)
+    backends = given.backends or (("cuda", "triton") if device.type == "cuda" else ("cpu",))
     passed, skipped, failed = 0, 0, 0
-    for what, how in checks(device):
+    for what, how in checks(device, backends, given.small):
         try:
             line, style, passed = f"ok    {what}: {how()}", None, passed + 1
         except Exception as error:  # one op's failure must not hide the others'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -13,13 +14,14 @@ from .cases import Case, Result, compare
 from .contest import FAILED, Outcome, contest
 from .environment import environment
 from .options import Setting
+from .peers import MOBILENET
 from .printing import cells, print_head, print_memory, print_slowest, problems, table
 from .report import Screen
 from .result_files import Results
 from .roofline import Roofline
 from .timing import NOISY, Clock, Timing, clocks_for, geometric_mean
 
-#: Of more cases, the memory that they take is in the results alone.
+#: Of more cases, and of layers, the memory that they take is in the results alone.
 _FEW = 16
 
 _ROW_ENVIRONMENT = ("device", "torch", "torch_cuda", "triton", "mbv1_kernels", "commit", "time")
@@ -58,7 +60,7 @@ def run(
     columns = table(benchmark, names, max((len(case.name) for case in cases), default=4))
     screen.print(columns.header, "bold")
     done: list[Result] = []
-    with screen.progress(len(cases)) as show:
+    with screen.progress(len(cases)) as show, _stream(setting.device):
         deadline = time.monotonic() + setting.seconds
         for case in cases:
             if time.monotonic() > deadline:
@@ -71,6 +73,11 @@ def run(
             screen.print(columns.line(cells(benchmark, result, names)))
     skipped = [str(case) for case in cases[len(done) :]]
     return _finish(done, skipped, names, [clock.name for clock in clocks[1:]], results, screen)
+
+
+def _stream(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU a stream other than the default one, on which TensorRT would wait for every call."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
 
 
 def _outcomes(case: Case, setting: Setting, clocks: Sequence[Clock]) -> tuple[Outcome, ...]:
@@ -97,6 +104,7 @@ def _json_rows(benchmark: str, result: Result, clock: str, found: dict[str, obje
             "bound_us": case.bound * 1e6,
             "contender": outcome.name,
             "ours": outcome.ours,
+            "kernel_name": outcome.kernel,
             "status": outcome.status,
             "reason": outcome.reason,
             "peak_bytes": outcome.memory,
@@ -153,7 +161,7 @@ def _finish(
     if percents:
         screen.print(f"  {'of the roofline':<38}{geometric_mean(percents):6.1f}%")
     print_slowest(done, screen)
-    if len(done) <= _FEW:
+    if results.head["benchmark"] == MOBILENET and len(done) <= _FEW:
         print_memory(done, screen)
     found = problems(done, screen)
     results.finish(comparisons=[vars(c) for c in comparisons], problems=found, skipped=list(skipped))

@@ -74,6 +74,10 @@ class Workload(ABC):
     def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
         """The function through this project. Raises :class:`Unavailable` where ``backend`` cannot run it."""
 
+    def kernel(self, backend: str = "auto") -> str | None:
+        """The name of the kernel that :meth:`ours` runs, where it is one."""
+        return None
+
     def eager(self, module: nn.Module) -> Callable[[], Tensor]:
         """``folded`` or ``unfolded`` in torch without a compiler, at the least overhead that torch allows."""
         x = self.x

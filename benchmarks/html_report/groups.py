@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..cases import Comparison
 from ..contest import OK
 from ..environment import commit_time
-from ..suite import Comparison
 from ..workload import DTYPES
 from .files import Row, Run
 

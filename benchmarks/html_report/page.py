@@ -14,8 +14,8 @@ import itables.options
 import jinja2
 import vl_convert
 
+from ..cases import Comparison
 from ..kernel_report.tables import rounded
-from ..suite import Comparison
 from ..timing import geometric_mean
 from . import charts, tables, theme
 from .files import Predictions

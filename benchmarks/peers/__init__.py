@@ -46,6 +46,9 @@ class Peer(Protocol):
     def prepare(self, workload: Workload) -> Callable[[], torch.Tensor]:
         """Everything that a user does once; the callable is what gets timed. May raise ``Unavailable``."""
 
+    def kernel(self, workload: Workload) -> str | None:
+        """The name of the kernel that it runs, where that is one and known."""
+
     def finish(self) -> None:
         """Called when the workload is done with, for what outlives the callable."""
 
@@ -62,6 +65,9 @@ class BasePeer:
         return None
 
     def unavailable(self, device: torch.device, dtype: torch.dtype, layout: str) -> str | None:
+        return None
+
+    def kernel(self, workload: Workload) -> str | None:
         return None
 
     def finish(self) -> None:

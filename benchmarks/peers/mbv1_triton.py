@@ -18,5 +18,8 @@ class Mbv1Triton(CudaPeer):
     def prepare(self, workload: Workload) -> Callable[[], Tensor]:
         return workload.ours("triton")
 
+    def kernel(self, workload: Workload) -> str | None:
+        return workload.kernel("triton")
+
 
 PEERS = [Mbv1Triton()]

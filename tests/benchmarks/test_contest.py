@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from benchmarks import dwconv
+from benchmarks import dwconv, result_files
 from benchmarks.cases import Case, Result, compare
 from benchmarks.contest import FAILED, OK, UNAVAILABLE, WRONG, Outcome
 from benchmarks.peers import BENCHMARKS, BasePeer, find_peers
+from benchmarks.shapes import Shape
 from benchmarks.timing import Timing
 from benchmarks.work import Work
 from benchmarks.workload import Unavailable
@@ -48,9 +49,18 @@ def test_rows_say_what_was_measured_and_where(run_dwconv):
     assert row["threads"] == 1
     assert row["clock"] == "wall, caches warm" and row["other_clocks"] == {}
     assert results["method"]["clocks"].keys() == {row["clock"]}
+    assert row["kernel_name"].startswith("dwconv2d_") and rows_of(results, "eager")[0]["kernel_name"] is None
     assert row["start_s"] > 0 and row["peak_bytes"] >= 4 * 1024 * 49
     assert results["left_out"]["cudnn bench"] == "needs a CUDA device"
     assert {c["versus"] for c in results["comparisons"]} >= {"eager", "passes", "the best peer of each case"}
+
+
+def test_result_files_hold_what_is_documented(run_dwconv):
+    _, results = run_dwconv("--layout", "nhwc", "--peers", "eager")
+    found = {*results, *results["method"]}
+    for row in results["rows"]:
+        found |= row.keys() - set(Shape("dwconv", "s", "n", "o", 1, 1, 1).facts) - set(results["environment"])
+    assert {key for key in found if f"``{key}``" not in result_files.__doc__} == set()
 
 
 def test_half_precision_and_both_layouts(run_dwconv):

@@ -1,4 +1,4 @@
-"""The runner of the GPU check, with steps that fail in every way; no step of the real list runs here."""
+"""The steps of the GPU check and what it ends with; the steps themselves are replaced by small ones."""
 
 import json
 import sys
@@ -6,11 +6,13 @@ import sys
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu_check import Step
+from benchmarks.gpu_check import Gpu, benchmark_steps, check_steps, environment_steps
+from benchmarks.result_files import Results
+from benchmarks.steps import Step
 
 
-def python(name: str, code: str, limit: float = 60.0) -> Step:
-    return Step(name, (sys.executable, "-c", code), limit)
+def python(name: str, code: str) -> Step:
+    return Step(name, (sys.executable, "-c", code))
 
 
 @pytest.fixture
@@ -20,53 +22,66 @@ def no_gpu(monkeypatch):
 
 @pytest.fixture
 def small_steps(monkeypatch):
-    steps = [
-        python("fails", "print('before'); raise SystemExit(3)"),
-        python(
-            "hangs",
-            "import subprocess, sys, time; print('started', flush=True); "
-            "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
-            limit=1.0,
-        ),
-        Step("missing", ("/nonexistent/tool",), 5.0),
-        python("works", "print('fine')"),
-    ]
     monkeypatch.setattr(gpu_check, "environment_steps", lambda: [python("environment", "print('env')")])
     monkeypatch.setattr(gpu_check, "install_step", lambda wheel, site: python("build", "raise SystemExit(1)"))
-    monkeypatch.setattr(gpu_check, "check_steps", lambda device, wheel: steps)
-    monkeypatch.setattr(gpu_check, "benchmark_steps", lambda device, out, full: [python("last", "print('end')")])
+    monkeypatch.setattr(gpu_check, "check_steps", lambda device, wheel: [python("checks", "print('fine')")])
+
+    def benchmarks(device, out, quick_only):
+        row = {"benchmark": "dwconv", "case": "deep", "batch": 1, "dtype": "fp16", "layout": "nhwc", "threads": 1}
+        times = {"status": "ok", "median_us": 20.0, "bound_us": 5.0, "noisy": False}
+        rows = [{**row, **times, "contender": "mbv1", "ours": True}]
+        rows.append({**row, **times, "contender": "eager", "ours": False, "median_us": 15.0})
+        Results(out / "dwconv-quick.json", {"benchmark": "dwconv"}, rows).write()
+        return [python("benchmark", "raise SystemExit(9)")]
+
+    monkeypatch.setattr(gpu_check, "benchmark_steps", benchmarks)
 
 
-def test_rehearsal_survives_failing_steps(no_gpu, small_steps, tmp_path, capsys):
+def names(out):
+    return {d["name"]: d["status"] for d in json.loads((out / "summary.json").read_text())}
+
+
+def test_it_survives_failing_steps_and_ends_with_what_was_measured(no_gpu, small_steps, tmp_path, capsys):
     assert gpu_check.main(["--rehearse", "--out", str(tmp_path)]) == 1
-    done = {d["name"]: d for d in json.loads((tmp_path / "summary.json").read_text())}
-    assert [name for name, d in done.items() if d["ok"]] == ["environment", "works", "last"]
-    assert (done["fails"]["code"], done["fails"]["note"]) == (3, "before")
-    assert done["hangs"]["code"] is None and "ran out" in done["hangs"]["note"]
-    assert done["hangs"]["seconds"] < 30
-    assert "could not start" in done["missing"]["note"]
-    assert (tmp_path / "hangs.log").read_text() == "started\n"
-    assert "FAILED" in capsys.readouterr().out
+    assert names(tmp_path) == {"environment": "ok", "build": "failed", "checks": "ok", "benchmark": "failed"}
+    printed = capsys.readouterr().out
+    assert "the 1 worst of 1 against the best peer" in printed and "0.75 eager" in printed
+    assert "dwconv: cut short after 2 rows" in printed and "failed" in printed
 
 
 def test_without_a_gpu_only_the_environment_is_reported(no_gpu, small_steps, tmp_path, capsys):
     assert gpu_check.main(["--out", str(tmp_path)]) == gpu_check.NO_GPU
-    assert [d["name"] for d in json.loads((tmp_path / "summary.json").read_text())] == ["environment"]
+    assert names(tmp_path) == {"environment": "ok"}
     assert "torch finds no GPU here" in capsys.readouterr().out
 
 
-def test_all_steps_well_is_success(no_gpu, monkeypatch, tmp_path):
+def test_all_steps_well_is_success_even_without_results(no_gpu, monkeypatch, tmp_path, capsys):
     for name in ("environment_steps", "check_steps", "benchmark_steps"):
         monkeypatch.setattr(gpu_check, name, lambda *args, **kwargs: [python("fine", "pass")])
     assert gpu_check.main(["--rehearse", "--installed", "--out", str(tmp_path)]) == 0
+    assert "no results" in capsys.readouterr().out
 
 
-def test_a_wheel_comes_before_the_checkout(tmp_path, monkeypatch):
+def test_on_a_gpu_it_is_built_for_that_gpu(small_steps, monkeypatch, tmp_path):
+    seen = []
+
+    def checks(device, wheel):
+        seen.append(device)
+        return [python("arch", "import os; print(os.environ['TORCH_CUDA_ARCH_LIST'])")]
+
+    monkeypatch.setattr(gpu_check, "probe", lambda: Gpu("chip", "9.0"))
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(gpu_check, "check_steps", checks)
+    gpu_check.main(["--installed", "--out", str(tmp_path)])
+    assert (tmp_path / "arch.log").read_text() == "9.0\n" and seen == ["cuda"]
+
+
+def test_a_wheel_comes_before_the_checkout(tmp_path):
     site = tmp_path / "site"
-    variables = gpu_check.step_variables(tmp_path / "w.whl", site, "9.0")
+    variables = gpu_check.step_variables(tmp_path / "w.whl", site, None)
     assert variables["PYTHONPATH"].split(":")[:2] == [str(site), str(gpu_check.ROOT)]
-    assert variables["PYTHONSAFEPATH"] == "1" and variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    assert variables["PYTHONSAFEPATH"] == "1"
+    assert "--no-index" in gpu_check.install_step(tmp_path / "w.whl", site).command
 
 
 def test_a_missing_wheel_is_an_error(tmp_path, capsys):
@@ -75,20 +90,54 @@ def test_a_missing_wheel_is_an_error(tmp_path, capsys):
     assert "--wheel: expected a file" in capsys.readouterr().err
 
 
-def test_without_pytest_the_smoke_test_stands_in(monkeypatch):
+def test_tools_that_are_missing_are_skipped_with_a_reason(monkeypatch):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
     monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
-    (smoke,) = gpu_check.check_steps("cuda", wheel=False)
-    assert "benchmarks.smoke" in smoke.command
+    reasons = {step.name: step.reason for step in (*environment_steps(), *check_steps("cuda", wheel=False))}
+    assert reasons.pop("torch") is reasons.pop("smoke") is None
+    assert reasons.pop("CUDA tests") == "pytest is not installed"
+    for tool in ("memcheck", "racecheck"):
+        assert reasons.pop(tool) == "compute-sanitizer is not installed"
+    assert all(reason == f"{name} is not installed" for name, reason in reasons.items())
 
 
 def test_on_a_gpu_the_tests_run_on_the_gpu_itself():
     """Nothing is emulated there: that is for machines without one, and takes longer than the step has."""
-    _, tests = gpu_check.check_steps("cuda", wheel=False)
+    tests = next(step for step in check_steps("cuda", wheel=False) if step.name == "CUDA tests")
     paths = [part for part in tests.command if part.startswith("tests/")]
     assert "tests/cuda" in paths and all((gpu_check.ROOT / path).exists() for path in paths)
     assert not {"tests", "tests/test_cuda_executor.py", "tests/triton"} & set(paths)
 
 
-def test_benchmarks_run_shortest_first(tmp_path):
-    names = [step.name for step in gpu_check.benchmark_steps("cuda", tmp_path, full=True)]
-    assert names == ["dwconv quick", "mobilenet quick", "dwconv full", "mobilenet full"]
+def test_without_a_gpu_the_cuda_tests_run_on_the_emulated_device(monkeypatch):
+    steps = {step.name: step for step in check_steps("cpu", wheel=False)}
+    for name in ("CUDA tests, emulated", "races, emulated"):
+        command = steps[name].command
+        assert command[1:3] == ("-m", "cudacpu") and "tests/cuda" in command[command.index("--") :]
+        assert any(part.endswith("dwconv2d.cu") for part in command)
+        assert steps[name].variables["PYTHONPATH"].split(":")[0].endswith("tools/cudacpu")
+    assert "--sanitize" in steps["races, emulated"].command
+    assert steps["memcheck"].reason == "needs a GPU"
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
+    steps = {step.name: step for step in check_steps("cpu", wheel=False)}
+    assert steps["races, emulated"].reason == "nvcc is not installed"
+
+
+def test_the_sanitizer_checks_our_kernels_on_small_calls():
+    steps = {step.name: step for step in check_steps("cuda", wheel=False)}
+    command = " ".join(steps["racecheck"].command)
+    assert command.startswith("compute-sanitizer --tool racecheck --kernel-name kns=mbv1 --error-exitcode 1")
+    assert command.endswith("-m benchmarks.smoke --device cuda --backends cuda --small")
+    assert steps["memcheck"].variables == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+
+
+def test_benchmarks_run_shortest_first_within_the_time(tmp_path):
+    steps = benchmark_steps("cuda", tmp_path, quick_only=False)
+    suites = ("dwconv", "pwconv", "separable", "mobilenet")
+    expected = [f"{name} {kind}" for kind in ("quick", "all cases", "all peers") for name in suites]
+    assert [step.name for step in steps] == expected
+    assert all("{seconds}" in step.command for step in steps)
+    assert steps[-1].share == 1 and steps[7].share == 0.5
+    (cases,) = (step.command for step in steps if step.name == "separable all cases")
+    assert "cudnn bench" in cases and not {"compile", "max-autotune", "tensorrt"} & set(cases)
+    assert benchmark_steps("cpu", tmp_path, quick_only=True)[-1].name == "mobilenet quick"

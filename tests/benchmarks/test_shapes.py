@@ -120,6 +120,8 @@ def test_ours_and_torchs_are_right(shape, layout):
         x = work.x.clone()
         work.eager(work.unfolded)()
     assert torch.equal(work.x, x)
+    op = {"dwconv": "dwconv2d", "pwconv": "pwconv2d", "separable": "separable_conv2d"}[shape.op]
+    assert work.kernel().startswith(op) and op in work.kernel("torch")
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -34,7 +34,15 @@ def test_failures_and_skips_are_counted(monkeypatch, capsys):
         raise RuntimeError("pool_linear has no Triton kernel")
 
     found = [("good", lambda: "fine"), ("bad", broken), ("none", missing)]
-    monkeypatch.setattr(smoke, "checks", lambda device: iter(found))
+    monkeypatch.setattr(smoke, "checks", lambda device, backends, small: iter(found))
     assert smoke.main(["--device", "cpu"]) == 1
     out = capsys.readouterr().out
     assert "FAIL  bad: RuntimeError: no device" in out and "1 passed, 1 skipped, 1 failed" in out
+
+
+def test_small_calls_of_one_backend_have_every_op():
+    cpu = torch.device("cpu")
+    everything = [what for what, _ in smoke.checks(cpu, ["cuda", "triton"], small=False)]
+    small = [what for what, _ in smoke.checks(cpu, ["cuda"], small=True)]
+    assert set(small) < set(everything) and {what.split()[0] for what in small} == {call.op for call in smoke.CALLS}
+    assert {what.split()[1] for what in small} == {"cuda"} and not any("MobileNetV1" in what for what in small)
