@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..contest import OK
+from ..contest import OK, UNAVAILABLE
 
 Row = Mapping[str, Any]
 
 #: What a row of results cannot lack, and what a timed one has besides.
 _ROW = ("case", "batch", "dtype", "layout", "contender", "ours", "status")
 _TIMES = ("median_us", "p20_us", "p80_us")
+#: What a row has per second, so that another time makes it another.
+_RATES = ("images_per_s", "gb_per_s", "gflop_per_s", "roofline_percent", "peak_percent")
+#: By what rows were timed that don't say it, as older files' don't: by type of device.
+_CLOCKS = {"cpu": "wall, caches warm", "cuda": "events, L2 cold"}
 
 
 class ReportError(Exception):
@@ -25,14 +29,14 @@ class ReportError(Exception):
 @dataclass(frozen=True)
 class Run:
     """One result file of a benchmark. ``rooflines`` has the measured limits by number of threads, ``left_out`` the
-    contenders that did not take part with their reasons, ``skipped`` the cases that no time was left for; fields of
-    ``rows`` that the report doesn't know are ignored."""
+    contenders that did not take part with their reasons, ``skipped`` the cases that no time was left for. There is
+    one of ``rows`` for each clock that a contender was timed by; fields that the report doesn't know are ignored."""
 
     path: Path
     benchmark: str
     environment: Mapping[str, Any]
     rooflines: Mapping[int, Mapping[str, Any]]
-    clock: str
+    clocks: str
     left_out: Mapping[str, str]
     skipped: Sequence[str]
     rows: Sequence[Row]
@@ -90,18 +94,22 @@ def _run(path: Path, found: Any) -> Run:
         )
     if not {"device", "time"} <= found["environment"].keys():
         raise ReportError(f"{path}: expected an environment with device and time, got {sorted(found['environment'])}")
+    clock = _CLOCKS.get(found["environment"].get("device_type", ""), "unknown clock")
+    rows: list[Row] = []
     for i, row in enumerate(found["rows"]):
         _check(path, i, row)
+        rows += _views(row, clock)
+    method = found.get("method") or {}
     left_out = {name: reason for name, reason in (found.get("left_out") or {}).items() if isinstance(reason, str)}
     return Run(
         path,
         found["benchmark"],
         found["environment"],
         _rooflines(path, found),
-        (found.get("method") or {}).get("clock", ""),
+        "; ".join(method["clocks"].values()) if "clocks" in method else method.get("clock", ""),
         left_out,
         found.get("skipped") or (),
-        found["rows"],
+        rows,
         found.get("complete", False),
     )
 
@@ -126,10 +134,31 @@ def _check(path: Path, i: int, row: Any) -> None:
     if not isinstance(row, dict):
         raise ReportError(f"{path}: rows[{i}]: expected an object, got {row!r}")
     missing = [key for key in _ROW if key not in row]
-    if row.get("status") == OK:
-        missing += [key for key in _TIMES if not isinstance(row.get(key), int | float) or row[key] <= 0]
+    others = row.get("other_clocks", {})
+    if not isinstance(others, dict) or not all(isinstance(times, dict) for times in others.values()):
+        missing.append("other_clocks by name")
+    else:
+        timed = [row] if row.get("status") == OK else []
+        timed += [times for times in others.values() if "median_us" in times]
+        missing += [key for times in timed for key in _TIMES if not _is_time(times.get(key))]
     if missing:
         raise ReportError(f"{path}: rows[{i}]: expected {', '.join(missing)}, got {sorted(row)}")
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _views(row: Row, clock: str) -> Iterator[Row]:
+    """``row`` as each clock has it, its own (by default ``clock``) first."""
+    yield {"clock": clock, **row}
+    for name, times in row.get("other_clocks", {}).items():
+        if "median_us" in times:
+            scale = row["median_us"] / times["median_us"]
+            rates = {rate: scale * row[rate] for rate in _RATES if rate in row}
+            yield {**row, **rates, **times, "clock": name}
+        else:
+            yield {**row, "status": UNAVAILABLE, "reason": times.get("reason"), "noisy": False, "clock": name}
 
 
 def _predictions(path: Path, found: Mapping[str, Any]) -> Predictions:

@@ -17,14 +17,14 @@ OURS = "mbv1"
 BEST_PEER = "best peer of each case"
 BEST_PEER_QUIET = "best peer, quiet cases"
 
-#: What tells two rows of one case apart, besides the contender; the last two are in newer files only.
-SETTINGS = ("batch", "dtype", "layout", "threads", "l2", "clock")
+#: What tells two rows of one case apart, besides the contender.
+SETTINGS = ("batch", "dtype", "layout", "threads", "clock")
 #: Rows call dtypes by their short names, rooflines by torch's.
 _DTYPE_NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
 #: How what does not explain itself is said: settings, and the choice of the best peer.
-WORDS = {"batch": "batch {}", "threads": "threads {}", "l2": "{} L2", "best": "against the best peer"}
+WORDS = {"batch": "batch {}", "threads": "threads {}", "best": "against the best peer"}
 #: Settings whose ratios no mean should mix.
-_PARTS = ("dtype", "l2", "clock")
+_PARTS = ("dtype", "clock")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class Group:
             "noisy": bool(row.get("noisy")),
             "flop_per_byte": row["flops"] / row["bytes"] if row.get("bytes") and row.get("flops") else None,
             "commit": contest.run.commit,
+            "start_s": row.get("start_s"),
             "peak_mb": row["peak_bytes"] / 1e6 if row.get("peak_bytes") is not None else None,
         }
         if row["status"] != OK:
@@ -147,7 +148,7 @@ class Group:
     @cached_property
     def comparisons(self) -> list[tuple[str, Comparison]]:
         """Ours against the best peer of each case, the same without noisy cases, and each contender; for each part of
-        the group that no mean should mix with another (dtypes, cold and warm caches), with the part's name."""
+        the group that no mean should mix with another (dtypes, clocks), with the part's name."""
         ratios: dict[tuple[str, str], list[float]] = {}
         parts = [name for name in _PARTS if name in self.varying]
         for contest in self.contests:

@@ -12,7 +12,7 @@ from .groups import BEST_PEER, BEST_PEER_QUIET, OURS, SETTINGS, WORDS, Group
 from .theme import Colour, palette
 
 #: The settings that a chart of too many rows narrows, in turn.
-_NARROWED = ("dtype", "l2", "clock", "layout", "threads", "batch")
+_NARROWED = ("dtype", "clock", "layout", "threads", "batch")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def results(group: Group, records: Sequence[Mapping[str, Any]]) -> list[Column]:
         Column("roofline_percent", "% roof", "percent"),
         Column("peak_percent", "% peak", "percent"),
         Column("peak_mb", "peak MB"),
+        Column("start_s", "start s"),
         *map(_word, several),
     ]
     present = {key for record in records for key in record}

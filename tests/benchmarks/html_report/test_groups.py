@@ -35,6 +35,8 @@ def mobilenet(results) -> groups.Group:
         (json.dumps({**result([]), "environment": {"torch": "2"}}), r"device and time, got \['torch'\]"),
         (json.dumps(result([{"case": "a"}])), r"rows\[0\]: expected batch, .*, got \['case'\]"),
         (json.dumps(result([row("a", 1, "mbv1", 1.0), row("a", 1, "b", -1.0)])), r"rows\[1\]: expected median_us"),
+        (json.dumps(result([row("a", 1, "b", 1.0, other_clocks={"graph": {"median_us": 0}})])), "expected median_us"),
+        (json.dumps(result([row("a", 1, "b", 1.0, other_clocks=[])])), "expected other_clocks by name"),
         (json.dumps({**result([]), "rooflines": {"1": {}}}), "rooflines: expected bandwidth_gb_per_s"),
         ('{"predictions": [{"predicted": {"H100": {}}}]}', "a prediction lacks 'today'"),
     ],
@@ -50,6 +52,23 @@ def test_other_files_are_refused(tmp_path, content, expected):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(files.ReportError, match=r"none\.json: cannot be read: No such file"):
         files.read(tmp_path / "none.json")
+
+
+def test_a_row_of_several_clocks_is_a_case_by_each(tmp_path):
+    other = {"median_us": 50.0, "p20_us": 45.0, "p80_us": 55.0, "noisy": True, "roofline_percent": 100.0}
+    ours = row("a", 1, "mbv1", 100.0, clock="events, L2 cold", other_clocks={"graph, L2 warm": other})
+    theirs = row(
+        *("a", 1, "p", 300.0), clock="events, L2 cold", other_clocks={"graph, L2 warm": {"reason": "no capture"}}
+    )
+    gone = failed("a", 1, "q", "failed", "no")
+    gpu = {"device": "A GPU", "device_type": "cuda"}
+    (group,) = groups.group([read(write(tmp_path / "gpu.json", result([ours, theirs, gone], **gpu)))])
+    cold, warm = group.contests
+    assert [r["contender"] for r in cold.rows] == ["mbv1", "p", "q"] and cold.ratio == pytest.approx(3.0)
+    assert warm.ours["median_us"] == 50.0 and warm.noisy and warm.best_peer is None
+    assert warm.ours["gflop_per_s"] == pytest.approx(2 * cold.ours["gflop_per_s"])
+    assert ("p", "unavailable: no capture", "1 of 2 cases") in group.missing()
+    assert [part for part, _ in group.comparisons] == ["events, L2 cold"] * 3
 
 
 def test_older_files_have_one_roofline(tmp_path):
@@ -83,7 +102,7 @@ def test_each_case_is_the_newest(mobilenet):
 
 def test_labels_say_what_differs(mobilenet, tmp_path):
     assert mobilenet.varying == ["batch"]
-    assert mobilenet.everywhere == "fp32 · nhwc · threads 1"
+    assert mobilenet.everywhere == "fp32 · nhwc · threads 1 · wall, caches warm"
     assert [mobilenet.label(contest) for contest in mobilenet.contests] == [
         "first · batch 1",
         "first · batch 8",
@@ -91,7 +110,7 @@ def test_labels_say_what_differs(mobilenet, tmp_path):
     ]
     (single,) = groups.group([read(write(tmp_path / "single.json", result(ROWS[:1])))])
     assert single.label(single.contests[0]) == "first"
-    assert single.everywhere == "first · batch 1 · fp32 · nhwc · threads 1"
+    assert single.everywhere == "first · batch 1 · fp32 · nhwc · threads 1 · wall, caches warm"
 
 
 def test_speed_ups_and_their_range(mobilenet):
@@ -131,8 +150,10 @@ def test_means_leave_noisy_cases_out(tmp_path):
     assert means[groups.BEST_PEER_QUIET].mean == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("setting, values", [("dtype", ("fp32", "bf16")), ("l2", ("cold", "warm"))])
-def test_no_mean_mixes_dtypes_or_caches(tmp_path, setting, values):
+@pytest.mark.parametrize(
+    "setting, values", [("dtype", ("fp32", "bf16")), ("clock", ("events, L2 cold", "graph, L2 warm"))]
+)
+def test_no_mean_mixes_dtypes_or_clocks(tmp_path, setting, values):
     rows = [
         row("a", 1, contender, median, **{setting: value})
         for value, theirs in zip(values, (2.0, 8.0), strict=True)
@@ -195,7 +216,7 @@ def test_commit_times(monkeypatch):
 def test_tables_leave_out_what_does_not_vary(mobilenet):
     keys = [column.key for column in tables.results(mobilenet, mobilenet.records)]
     assert {"batch", "status", "commit", "images_per_s"} <= set(keys)
-    assert not {"dtype", "layout", "threads", "l2", "clock"} & set(keys)
+    assert not {"dtype", "layout", "threads", "clock"} & set(keys)
 
 
 def test_predictions_are_rows_per_device(predictions):
