@@ -23,6 +23,8 @@ def fail(op: str, argument: str, expected: str, got: object) -> NoReturn:
 
 
 def _ints(op: str, argument: str, value: int | Sequence[int], lengths: tuple[int, ...], low: int) -> list[int]:
+    if type(value) is int and value >= low:  # what most calls pass, without the price of the checks below
+        return [value]
     items = list(value) if isinstance(value, Sequence) else [value]
     # bool is an int in Python, and stride=True is a mistake.
     integers = all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in items)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "transpose.h"
 
 namespace mbv1::cpu {
 namespace {
@@ -47,7 +48,17 @@ struct DwWeights {
 
 template <class T>
 void fill_taps(const DwConv2dParams& p, int64_t channel_stride, Acc<T>* taps) {
+  constexpr int kL = kLanes<Acc<T>>;
   const int64_t kernel_w = p.window.kernel_w, count = p.window.kernel_h * kernel_w;
+  if (p.weight_stride_w == 1 && p.weight_stride_h == kernel_w) {  // a matrix [channel][tap]
+    const T* weight = static_cast<const T*>(p.weight);
+    for (int64_t c = 0; c < channel_stride; c += kL) {
+      const int64_t rows = smaller<int64_t>(kL, p.channels - c), behind = (p.channels - c - rows) * p.weight_stride_c;
+      transpose_rows<T>({weight + c * p.weight_stride_c, p.weight_stride_c, rows, behind + count}, count, taps + c,
+                        channel_stride);
+    }
+    return;
+  }
   for (int64_t tap = 0; tap < count; ++tap) {
     const int64_t offset = tap / kernel_w * p.weight_stride_h + tap % kernel_w * p.weight_stride_w;
     Acc<T>* row = taps + tap * channel_stride;
@@ -68,10 +79,12 @@ DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
 // One block of channels of one output row.
 template <class T>
 struct DwRow {
-  const T* x;                      // the block's first column
-  int64_t row_size, rows;          // of the map
-  int64_t first_slot, begin, end;  // kernel rows [begin, end), the first at row `first_slot` of the map
-  const Acc<T>* taps;              // of the block
+  const T* x;                          // the block's first column
+  int64_t row_size, rows;              // of the map
+  int64_t first_slot, begin, end;      // kernel rows [begin, end), the first at row `first_slot` of the map
+  int64_t pixel;                       // in place: from one column to the next,
+  int64_t columns_begin, columns_end;  // and the columns of the run that exist
+  const Acc<T>* taps;                  // of the block
   const Acc<T>* bias;
   int64_t tap_step;
   Window window;
@@ -84,15 +97,17 @@ constexpr int kShortRun = kVectorBytes == 64 ? 7 : 3;
 
 // Outputs ow to ow + kRun, to y[offsets[0 … kRun)]. D is T, or what the product takes as its left factor, which gets
 // the values that a tensor would hold. kK and kS are kernel size and stride of undilated windows, or 0 for any: then
-// every tap loads its inputs, else an input is loaded once for all taps of a kernel row.
-template <class T, class D, int kK, int kS, int kRun>
+// every tap loads its inputs, else an input is loaded once for all taps of a kernel row. kInPlace reads an NHWC
+// tensor where it lies, without its padding, which is narrower than the window; else x is a map.
+template <class T, class D, int kK, int kS, bool kInPlace, int kRun>
 __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, int64_t ow, D* y, const int64_t* offsets) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
   constexpr int kL = kLanes<A>;
   V sums[kRun];
   repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(p.bias); });
-  const T* x = p.x + ow * p.window.stride_w * kL;
+  const int64_t pixel_size = kInPlace ? p.pixel : kL;
+  const T* x = p.x + ow * p.window.stride_w * pixel_size;
   int64_t slot = p.first_slot;
   for (int64_t i = p.begin; i < p.end; ++i) {
     const T* row = x + slot * p.row_size;
@@ -100,8 +115,12 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, int64_t ow, D* y
     if constexpr (kK > 0) {
       V weights[kK];
       repeat<kK>([&](auto j) MBV1_LAMBDA { weights[j] = load(taps + j * p.tap_step); });
-      repeat<(kRun - 1) * kS + kK>([&](auto column) MBV1_LAMBDA {
-        const V pixel = in_register(load(row + column * kL));
+      constexpr int kColumns = (kRun - 1) * kS + kK;
+      repeat<kColumns>([&](auto column) MBV1_LAMBDA {
+        if constexpr (kInPlace && (column < kK - 1 || column > kColumns - kK)) {
+          if (column < p.columns_begin || column >= p.columns_end) return;
+        }
+        const V pixel = in_register(load(row + column * pixel_size));
         repeat<kK>([&](auto j) MBV1_LAMBDA {
           constexpr int kFrom = column - j;
           if constexpr (kFrom >= 0 && kFrom % kS == 0 && kFrom / kS < kRun) sums[kFrom / kS] += weights[j] * pixel;
@@ -125,22 +144,25 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, int64_t ow, D* y
       store(y + offsets[r], sum);
     });
   } else {
+    V copies[kRun];  // an array that is indexed at run time lies in memory, which the sums should not
+    repeat<kRun>([&](auto r) MBV1_LAMBDA { copies[r] = sums[r]; });
 #pragma GCC unroll 1
     for (int r = 0; r < kRun; ++r) {
-      V sum = activate<A>(sums[r], p.activation);
+      V sum = activate<A>(copies[r], p.activation);
       if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
       store(y + offsets[r], sum);
     }
   }
 }
 
-template <class T, class D>
+// The kernels for a window, by the length of their runs.
+template <class T, class D, bool kInPlace = false>
 struct DwRuns {
   using Run = void (*)(const DwRow<T>&, int64_t ow, D*, const int64_t* offsets);
-  Run long_run, short_run, one;
+  Run long_run = nullptr, short_run = nullptr, one = nullptr;
 
   explicit DwRuns(const Window& w) {
-    set<0, 0>();
+    if constexpr (!kInPlace) set<0, 0>();
     if constexpr (!std::is_same_v<T, double>) {
       if (w.kernel_h != w.kernel_w || w.dilation_w != 1 || w.stride_w > 2) return;
       if (w.kernel_w == 3) w.stride_w == 1 ? set<3, 1>() : set<3, 2>();
@@ -149,12 +171,24 @@ struct DwRuns {
     }
   }
 
+  // Calls body(run, ow) for runs that cover [0, width). The last one of a kind may overlap the one before it, and
+  // makes the same values again.
+  template <class Body>
+  void cover(int64_t width, const Body& body) const {
+    int64_t ow = 0;
+    for (; width - ow >= kLongRun; ow += kLongRun) body(long_run, ow);
+    if (width - ow > kShortRun && width >= kLongRun) return body(long_run, width - kLongRun);
+    for (; width - ow >= kShortRun; ow += kShortRun) body(short_run, ow);
+    if (ow < width && width >= kShortRun) return body(short_run, width - kShortRun);
+    for (; ow < width; ++ow) body(one, ow);
+  }
+
  private:
   template <int kK, int kS>
   void set() {
-    long_run = depthwise_run<T, D, kK, kS, kLongRun>;
-    short_run = depthwise_run<T, D, kK, kS, kShortRun>;
-    one = depthwise_run<T, D, kK, kS, 1>;
+    long_run = depthwise_run<T, D, kK, kS, kInPlace, kLongRun>;
+    short_run = depthwise_run<T, D, kK, kS, kInPlace, kShortRun>;
+    one = depthwise_run<T, D, kK, kS, kInPlace, 1>;
   }
 };
 
@@ -165,7 +199,6 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
                     int64_t first_block, int64_t block_begin, int64_t block_end, int64_t begin, int64_t end, D* y,
                     int64_t block_step, const int64_t* offsets) {
   constexpr int kL = kLanes<Acc<T>>;
-  const int64_t width = p.out_w;
   DwRow<T> row;
   row.row_size = map.row_size(), row.rows = map.rows;
   row.tap_step = weights.channel_stride;
@@ -175,24 +208,12 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
     row.x = map.data + (block - first_block) * map.block_size();
     row.taps = weights.taps + block * kL, row.bias = weights.bias + block * kL;
     const int64_t* place = offsets;
-    for (int64_t oh = begin; oh < end; ++oh, place += width) {
+    for (int64_t oh = begin; oh < end; ++oh, place += p.out_w) {
       const int64_t top = oh * p.window.stride_h - p.window.pad_top;
       const TapRange taps(top, p.in_h, p.window.kernel_h, p.window.dilation_h);
       row.begin = taps.begin, row.end = taps.end;
       row.first_slot = taps.begin < taps.end ? (top + taps.begin * p.window.dilation_h) % map.rows : 0;
-      // The last run of a kind may overlap the one before it, and makes the same values again.
-      int64_t ow = 0;
-      for (; width - ow >= kLongRun; ow += kLongRun) runs.long_run(row, ow, y, place + ow);
-      if (width - ow > kShortRun && width >= kLongRun) {
-        ow = width - kLongRun;
-        runs.long_run(row, ow, y, place + ow), ow = width;
-      }
-      for (; width - ow >= kShortRun; ow += kShortRun) runs.short_run(row, ow, y, place + ow);
-      if (ow < width && width >= kShortRun) {
-        ow = width - kShortRun;
-        runs.short_run(row, ow, y, place + ow), ow = width;
-      }
-      for (; ow < width; ++ow) runs.one(row, ow, y, place + ow);
+      runs.cover(p.out_w, [&](auto run, int64_t ow) { run(row, ow, y, place + ow); });
     }
   }
 }
@@ -202,29 +223,41 @@ template <class T>
 void stage_row(const DwConv2dParams& p, int64_t n, int64_t r, int64_t block_begin, int64_t block_end,
                const Map<T>& map) {
   constexpr int kL = kLanes<Acc<T>>;
-  const T* from = static_cast<const T*>(p.x) + n * p.x_stride.n + r * p.x_stride.h;
+  const T* from = static_cast<const T*>(p.x) + n * p.x_stride.n + r * p.x_stride.h + block_begin * kL * p.x_stride.c;
   const int64_t left = smaller<int64_t>(p.window.pad_left, map.columns);
   const int64_t right = smaller(left + p.in_w, map.columns);  // the end of what exists
-  for (int64_t block = block_begin; block < block_end; ++block) {
-    T* to = map.at(block - block_begin, r);
-    const int64_t c = block * kL, count = smaller<int64_t>(kL, p.channels - c);
-    const T* pixel = from + c * p.x_stride.c;
-    for (int64_t i = 0; i < left * kL; ++i) to[i] = T{};
-    if (p.x_stride.c == 1 && count == kL) {
-      for (int64_t i = left; i < right; ++i, pixel += p.x_stride.w) copy_vector(pixel, to + i * kL);
-    } else {
-      for (int64_t i = left; i < right; ++i, pixel += p.x_stride.w) {
-        for (int64_t k = 0; k < count; ++k) to[i * kL + k] = pixel[k * p.x_stride.c];
-        for (int64_t k = count; k < kL; ++k) to[i * kL + k] = T{};
-      }
+  const int64_t whole = p.x_stride.c == 1 ? smaller(block_end, p.channels / kL) : block_begin;
+  T* const to = map.at(0, r);
+  for (int64_t i = left; i < right; ++i) {
+    const T* pixel = from + (i - left) * p.x_stride.w;
+    T* column = to + i * kL;
+    for (int64_t block = block_begin; block < whole; ++block, pixel += kL, column += map.block_size()) {
+      copy_vector(pixel, column);
     }
-    for (int64_t i = right * kL; i < map.columns * kL; ++i) to[i] = T{};
+  }
+  for (int64_t block = block_begin; block < block_end; ++block) {
+    T* row = to + (block - block_begin) * map.block_size();
+    for (int64_t i = 0; i < left * kL; ++i) row[i] = T{};
+    for (int64_t i = right * kL; i < map.columns * kL; ++i) row[i] = T{};
+    if (block < whole) continue;
+    const T* pixel = from + (block - block_begin) * kL * p.x_stride.c;
+    const int64_t count = smaller<int64_t>(kL, p.channels - block * kL);
+    for (int64_t i = left; i < right; ++i, pixel += p.x_stride.w) {
+      for (int64_t k = 0; k < count; ++k) row[i * kL + k] = pixel[k * p.x_stride.c];
+      for (int64_t k = count; k < kL; ++k) row[i * kL + k] = T{};
+    }
   }
 }
 
+// Where an output row goes: pixel ow to y[offsets[ow]].
+template <class D>
+struct DwPlace {
+  D* y;
+  const int64_t* offsets;
+};
+
 // Output rows [begin, end) of image n, blocks [block_begin, block_end), from x in any memory layout: each input row
-// is copied once, into a map that holds the rows of one window. `place(oh)` gives depthwise_band's y, and `offsets`
-// are the same for every row.
+// is copied once, into a map that holds the rows of one window. `place(oh)` gives the DwPlace of the first block.
 template <class T, class D, class Place>
 void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwWeights<T>& weights, int64_t n,
                     int64_t begin, int64_t end, int64_t block_begin, int64_t block_end, int64_t block_step,
@@ -238,8 +271,9 @@ void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
     for (const int64_t last = smaller(p.in_h, top + map.rows); staged < last; ++staged) {
       stage_row(p, n, staged, block_begin, block_end, map);
     }
-    const auto [y, offsets] = place(oh);
-    depthwise_band(p, runs, weights, map, block_begin, block_begin, block_end, oh, oh + 1, y, block_step, offsets);
+    const DwPlace<D> to = place(oh);
+    depthwise_band(p, runs, weights, map, block_begin, block_begin, block_end, oh, oh + 1, to.y, block_step,
+                   to.offsets);
   }
 }
 

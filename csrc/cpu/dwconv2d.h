@@ -8,8 +8,52 @@ namespace {
 
 // ---- NHWC ----
 
-// Blocks of channels that an item takes at once: as many as keep its input rows in half a first-level cache.
+// Blocks of channels that an item takes at once, where it copies their rows: as many as fit half a first-level cache.
 constexpr int64_t kRowsBytes = 16 * 1024;
+// A first-level cache keeps few lines whose addresses differ by multiples of this.
+constexpr int64_t kAliasBytes = 4096;
+
+// Whether the input is read where it lies: its channels are neighbours, and the padding, which is nowhere, is
+// narrower than a window. Not worth it where the pixels of a window push each other out of the first-level cache,
+// unless there is arithmetic enough meanwhile.
+template <class T, class D>
+bool in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs) {
+  const Window& w = p.window;
+  const int64_t pad_right = (p.out_w - 1) * w.stride_w + w.kernel_w - w.pad_left - p.in_w;
+  const int64_t pixel_bytes = p.x_stride.w * static_cast<int64_t>(sizeof(T));
+  const int64_t alias = w.kernel_w == 3 && w.stride_w == 1 ? kAliasBytes / 2 : kAliasBytes;
+  return runs.one != nullptr && w.dilation_h == 1 && p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> &&
+         w.pad_left < w.kernel_w && pad_right < w.kernel_w && pixel_bytes % alias != 0;
+}
+
+// Output rows [begin, end) of image n, all channels: channel c of a pixel to c * channel_step behind its first, which
+// `place(oh)` gives as in depthwise_rows. The last block of channels may overlap the one before it.
+template <class T, class D, class Place>
+void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, const DwWeights<T>& weights,
+                        int64_t n, int64_t begin, int64_t end, int64_t channel_step, const Place& place) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const Window& w = p.window;
+  const T* const x = static_cast<const T*>(p.x) + n * p.x_stride.n - w.pad_left * p.x_stride.w;
+  DwRow<T> row;
+  row.row_size = p.x_stride.h, row.rows = p.in_h, row.pixel = p.x_stride.w;
+  row.tap_step = weights.channel_stride;
+  row.window = w, row.activation = p.activation;
+  for (int64_t oh = begin; oh < end; ++oh) {
+    const int64_t top = oh * w.stride_h - w.pad_top;
+    const TapRange taps(top, p.in_h, w.kernel_h, 1);
+    row.begin = taps.begin, row.end = taps.end, row.first_slot = larger<int64_t>(0, top);
+    // Block by block within a run: the order in which they lie in memory.
+    const DwPlace<D> to = place(oh);
+    runs.cover(p.out_w, [&](auto run, int64_t ow) {
+      row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
+      for (int64_t block = 0; block < p.channels; block += kL) {
+        const int64_t c = smaller(block, p.channels - kL);
+        row.x = x + c, row.taps = weights.taps + c, row.bias = weights.bias + c;
+        run(row, ow, to.y + c * channel_step, to.offsets + ow);
+      }
+    });
+  }
+}
 
 template <class T>
 void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
@@ -17,39 +61,37 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
   constexpr int kL = kLanes<A>;
   const DwWeights<T> weights = pack_depthwise<T>(p);
   const DwRuns<T, T> runs(p.window);
+  const DwRuns<T, T, true> runs_in_place(p.window);
+  const bool copies = !in_place(p, runs_in_place);
   const int64_t blocks = blocks_of<A>(p.channels);
   const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
-  const int64_t group = larger<int64_t>(1, smaller(blocks, kRowsBytes / block_bytes));
+  const int64_t group = copies ? larger<int64_t>(1, smaller(blocks, kRowsBytes / block_bytes)) : blocks;
   const int64_t groups = divide_up(blocks, group);
   // Bands of rows where images and channels do not make enough items.
   const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
   const int64_t band = divide_up(p.out_h, bands);
   parallel(threads, p.batch * groups * bands, [&](int64_t begin, int64_t end) {
-    int64_t* offsets = workspace<int64_t>(Slot::kOffsets, p.out_w);
+    int64_t* offsets = workspace<int64_t>(Slot::kOffsets, 2 * p.out_w);
+    int64_t* tail_offsets = offsets + p.out_w;
+    for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w, tail_offsets[ow] = ow * kL;
     T* tail = workspace<T>(Slot::kTile, p.out_w * kL);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / (groups * bands), first = item / bands % groups * group, row = item % bands * band;
       const int64_t last = smaller(first + group, blocks), whole = smaller(last, p.channels / kL);
       const int64_t rows_end = smaller(row + band, p.out_h);
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
-      for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w;
-      struct Place {
-        T* y;
-        const int64_t* offsets;
-      };
-      if (first < whole) {
-        depthwise_rows(p, runs, weights, n, row, rows_end, first, whole, kL,
-                       [&](int64_t oh) { return Place{image + oh * p.y_stride.h + first * kL, offsets}; });
+      const auto place = [&](int64_t oh) { return DwPlace<T>{image + oh * p.y_stride.h + first * kL, offsets}; };
+      if (!copies) {
+        depthwise_in_place(p, runs_in_place, weights, n, row, rows_end, 1, place);
+        continue;
       }
-      if (whole < last) {  // channels that do not fill a vector
-        for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * kL;
-        for (int64_t oh = row; oh < rows_end; ++oh) {
-          depthwise_rows(p, runs, weights, n, oh, oh + 1, whole, last, 0,
-                         [&](int64_t) { return Place{tail, offsets}; });
-          T* y = image + oh * p.y_stride.h + whole * kL;
-          for (int64_t ow = 0; ow < p.out_w; ++ow) {
-            for (int64_t c = 0; c < p.channels - whole * kL; ++c) y[ow * p.y_stride.w + c] = tail[ow * kL + c];
-          }
+      if (first < whole) depthwise_rows(p, runs, weights, n, row, rows_end, first, whole, kL, place);
+      for (int64_t oh = row; whole < last && oh < rows_end; ++oh) {  // channels that do not fill a vector
+        depthwise_rows(p, runs, weights, n, oh, oh + 1, whole, last, 0,
+                       [&](int64_t) { return DwPlace<T>{tail, tail_offsets}; });
+        T* y = image + oh * p.y_stride.h + whole * kL;
+        for (int64_t ow = 0; ow < p.out_w; ++ow) {
+          for (int64_t c = 0; c < p.channels - whole * kL; ++c) y[ow * p.y_stride.w + c] = tail[ow * kL + c];
         }
       }
     }
@@ -58,156 +100,100 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
 
 // ---- NCHW ----
 
-// Sums that are made side by side, each an independent chain of additions of about 4 cycles.
-constexpr int kParallel = 4;
+// Pixels of a block of channels that are made at once, at least, where there are as many: their transposition takes
+// whole vectors, and they stay in the first-level cache.
+constexpr int64_t kPlanePixels = 112;
 
-// Input rows of one plane, staged with their padding, so that every tap reads whole vectors without a check.
-//
-// A staged row has its columns in an order in which the outputs' inputs for one tap are neighbours: at stride 1 as
-// they are, at stride 2 the even and then the odd ones, at larger strides one compacted copy a tap.
-struct StagedRow {
-  int64_t copies, copy_w, width;  // width = copies * copy_w
-  int64_t stride, dilation;
-
-  StagedRow(const Window& window, int64_t kernel_w, int64_t padded_out_w)
-      : copies(window.stride_w <= 2 ? window.stride_w : kernel_w),
-        copy_w(padded_out_w + (window.stride_w <= 2 ? (kernel_w - 1) * window.dilation_w / window.stride_w : 0)),
-        width(copies * copy_w),
-        stride(window.stride_w),
-        dilation(window.dilation_w) {}
-
-  // Where the inputs of tap j begin.
-  int64_t tap(int64_t j) const {
-    if (stride == 1) return j * dilation;
-    return stride == 2 ? j * dilation % 2 * copy_w + j * dilation / 2 : j * copy_w;
-  }
-  // The column, counted from the left padding's first, of a copy's first element.
-  int64_t origin(int64_t copy) const { return stride <= 2 ? copy : copy * dilation; }
-};
-
-// Copies one input row. `row` is the input's column 0, from where `readable` >= in_w elements can be read: vectors
-// may load what follows the row, and the zeros of the right padding are written over it. Up to a vector is written
-// behind the staged row, too.
+// Copies input rows [begin, end) of image n, channels of one block, into a map of that block whose padding is zero.
 template <class T>
-void stage_plane_row(const DwConv2dParams& p, const StagedRow& staged, const T* row, int64_t readable, Acc<T>* to) {
-  using A = Acc<T>;
-  const int64_t stride = staged.stride, left = p.window.pad_left, copy_w = staged.copy_w;
-  const bool dense = p.x_stride.w == 1;
-  // Elements [0, whole) of every copy, but for their left padding, are made by vectors.
-  int64_t whole = 0;
-  if (dense && stride == 1) {
-    int64_t q = smaller(copy_w, left);
-    for (; q < copy_w && q - left + kLanes<A> <= readable && q - left < p.in_w; q += kLanes<A>) {
-      store(to + q, load(row + q - left));
-    }
-    whole = q;
-  } else if (dense && stride == 2) {
-    int64_t q = smaller(copy_w, divide_up(left, 2));
-    for (; q + kLanes<A> <= copy_w && 2 * (q + kLanes<A>)-left <= readable && 2 * q - left < p.in_w; q += kLanes<A>) {
-      const auto a = load(row + 2 * q - left), b = load(row + 2 * q - left + kLanes<A>);
-      store(to + q, even_lanes(a, b));
-      store(to + copy_w + q, odd_lanes(a, b));
-    }
-    whole = q;
+void stage_planes(const DwConv2dParams& p, int64_t n, int64_t block, int64_t begin, int64_t end, const Map<T>& map) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const int64_t left = smaller<int64_t>(p.window.pad_left, map.columns);
+  const int64_t width = smaller(p.in_w, map.columns - left);  // what the windows reach
+  if (p.x_stride.w != 1) {
+    for (int64_t r = begin; r < end; ++r) stage_row(p, n, r, block, block + 1, map);
+    return;
   }
-  for (int64_t copy = 0; copy < staged.copies; ++copy, to += copy_w) {
-    // Element q is input column q * stride + first; [lo, hi) are those that exist.
-    const int64_t first = staged.origin(copy) - left;
-    const int64_t lo = smaller(copy_w, first < 0 ? divide_up(-first, stride) : 0);
-    const int64_t hi = larger(lo, smaller(copy_w, first < p.in_w ? divide_up(p.in_w - first, stride) : 0));
-    const auto copy_one = [&](int64_t q) { to[q] = load_one(row + (q * stride + first) * p.x_stride.w); };
-    for (int64_t q = 0; q < lo; ++q) to[q] = A(0);
-    for (int64_t q = lo; q < smaller(hi, divide_up(left, stride)); ++q) copy_one(q);
-    for (int64_t q = larger(lo, whole); q < hi; ++q) copy_one(q);
-    for (int64_t q = hi; q < copy_w; ++q) to[q] = A(0);
-  }
-}
-
-// Output rows [begin, end) of channel c of image n, to dst[(oh - begin) * out_w + ow].
-template <class T, class D, int kK>
-void depthwise_rows_nchw(const DwConv2dParams& p, const DwWeights<T>& weights, int64_t n, int64_t c, int64_t begin,
-                         int64_t end, D* dst) {
-  using A = Acc<T>;
-  using V = typename Vec<A>::Type;
-  const Window& window = p.window;
-  const int64_t kernel_h = kK > 0 ? kK : window.kernel_h, kernel_w = kK > 0 ? kK : window.kernel_w;
-  const int64_t vectors = divide_up(p.out_w, kLanes<A>);
-  const StagedRow staged(window, kernel_w, vectors * kLanes<A>);
-
-  const int64_t first_row = begin * window.stride_h - window.pad_top;
-  const int64_t row_count = (end - begin - 1) * window.stride_h + (kernel_h - 1) * window.dilation_h + 1;
-  A* rows = workspace<A>(Slot::kInput, row_count * staged.width + kLanes<A>);
-  const T* plane = static_cast<const T*>(p.x) + n * p.x_stride.n + c * p.x_stride.c;
-  for (int64_t r = 0; r < row_count; ++r) {
-    A* to = rows + r * staged.width;
-    const int64_t ih = first_row + r;
-    if (ih >= 0 && ih < p.in_h) {
-      // All between this row and the end of the plane's last is the tensor's.
-      stage_plane_row(p, staged, plane + ih * p.x_stride.h, (p.in_h - 1 - ih) * p.x_stride.h + p.in_w, to);
-    } else {
-      for (int64_t q = 0; q < staged.width; ++q) to[q] = A(0);
-    }
-  }
-
-  const V bias = broadcast(weights.bias[c]);
-  const int64_t tap_row = window.dilation_h * staged.width, out_row = window.stride_h * staged.width;
-  const int64_t total = (end - begin) * vectors;
-  D* const dst_end = dst + (end - begin) * p.out_w;
-  int64_t row = 0, vector = 0;  // the next vector of outputs
-  for (int64_t done = 0; done < total; done += kParallel) {
-    const A* from[kParallel];
-    D* to[kParallel];
-    for (int u = 0; u < kParallel; ++u) {  // the last group repeats its last vector
-      from[u] = rows + row * out_row + vector * kLanes<A>;
-      to[u] = dst + row * p.out_w + vector * kLanes<A>;
-      if (done + u + 1 < total && ++vector == vectors) vector = 0, ++row;
-    }
-    V sums[kParallel];
-    for (V& sum : sums) sum = bias;
-    for (int64_t i = 0; i < kernel_h; ++i) {
-#pragma GCC unroll 7
-      for (int64_t j = 0; j < kernel_w; ++j) {
-        const A weight = weights.taps[(i * kernel_w + j) * weights.channel_stride + c];
-        const int64_t offset = i * tap_row + staged.tap(j);
-#pragma GCC unroll 4
-        for (int u = 0; u < kParallel; ++u) sums[u] += weight * load(from[u] + offset);
-      }
-    }
-    for (int u = 0; u < kParallel; ++u) {
-      V sum = activate<A>(sums[u], p.activation);
-      if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
-      // What a vector writes beyond the end of its row, the next row's vector overwrites.
-      store_part(to[u], sum, dst_end - to[u]);
+  const int64_t channels = smaller<int64_t>(kL, p.channels - block * kL);
+  const T* from = static_cast<const T*>(p.x) + n * p.x_stride.n + block * kL * p.x_stride.c;
+  // Dense rows are one long row.
+  const int64_t rows_at_once = p.x_stride.h == width ? end - begin : 1;
+  for (int64_t r = begin; r < end; r += rows_at_once) {
+    const RowsOf<T> planes{from + r * p.x_stride.h, p.x_stride.c, channels, (p.in_h - 1 - r) * p.x_stride.h + p.in_w};
+    const int64_t count = rows_at_once * width;
+    for (int64_t i = 0; i < count; i += kL) {
+      // The last vectors of a plane overlap those before them.
+      if (i + kL > planes.readable && count >= kL) i = planes.readable - kL;
+      int64_t row = r + i / width, column = i % width;
+      T* to = map.at(0, row) + left * kL;
+      transpose_columns(planes, i, count - i, [&](int64_t, auto v) MBV1_LAMBDA {
+        __builtin_memcpy(to + column * kL, &v, sizeof v);
+        if (++column == width) to = map.at(0, ++row) + left * kL, column = 0;
+      });
     }
   }
 }
 
-// Calls body with the kernel's size as a type where it is one that the loops are unrolled for, else with 0.
-template <class Body>
-void with_kernel_size(const DwConv2dParams& p, const Body& body) {
-  const Window& window = p.window;
-  const int size = window.kernel_h == window.kernel_w ? window.kernel_h : 0;
-  if (size == 3) return body(std::integral_constant<int, 3>{});
-  if (size == 5) return body(std::integral_constant<int, 5>{});
-  if (size == 7) return body(std::integral_constant<int, 7>{});
-  return body(std::integral_constant<int, 0>{});
+// Output rows [begin, end) of image n, channels of one block, from x in any memory layout: channel c to
+// y[c * y_step + (oh - begin) * out_w + ow].
+template <class T, class D>
+void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwWeights<T>& weights, int64_t n,
+                      int64_t block, int64_t begin, int64_t end, D* y, int64_t y_step) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const int64_t channels = smaller<int64_t>(kL, p.channels - block * kL);
+  const int64_t step = smaller(end - begin, divide_up(kPlanePixels, p.out_w)), pixels = step * p.out_w;
+  Map<T> map{nullptr, rows_spanned(p.window, step), columns_spanned(p)};
+  map.data = workspace<T>(Slot::kInput, map.block_size());
+  const int64_t left = smaller<int64_t>(p.window.pad_left, map.columns);
+  for (int64_t r = 0; r < map.rows; ++r) {
+    T* row = map.data + r * map.row_size();
+    for (int64_t i = 0; i < left * kL; ++i) row[i] = T{};
+    for (int64_t i = (left + p.in_w) * kL; i < map.row_size(); ++i) row[i] = T{};
+  }
+  int64_t* offsets = workspace<int64_t>(Slot::kOffsets, pixels);
+  for (int64_t i = 0; i < pixels; ++i) offsets[i] = i * kL;
+  D* made = workspace<D>(Slot::kMaps, pixels * kL);
+  int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
+  for (int64_t oh = begin; oh < end; oh += step) {
+    const int64_t last = smaller(oh + step, end), top = oh * p.window.stride_h - p.window.pad_top;
+    staged = larger(staged, top);
+    const int64_t needed = smaller(p.in_h, top + rows_spanned(p.window, last - oh));
+    if (staged < needed) stage_planes(p, n, block, staged, needed, map);
+    staged = larger(staged, needed);
+    depthwise_band(p, runs, weights, map, block, block, block + 1, oh, last, made, 0, offsets);
+    const int64_t count = (last - oh) * p.out_w;
+    for (int64_t i = 0; i < count; i += kL) {
+      if (i + kL > count && count >= kL) i = count - kL;  // overlaps the vectors before it
+      const RowsOf<D> rows{made + i * kL, kL, smaller<int64_t>(kL, count - i), kL};
+      D* to = y + (oh - begin) * p.out_w + i;
+      transpose_columns(rows, 0, channels, [&](int64_t c, auto v) MBV1_LAMBDA {
+        if (rows.rows == kL) {
+          __builtin_memcpy(to + c * y_step, &v, sizeof v);
+        } else {
+          D values[kL];
+          __builtin_memcpy(values, &v, sizeof v);
+          for (int64_t k = 0; k < rows.rows; ++k) to[c * y_step + k] = values[k];
+        }
+      });
+    }
+  }
 }
 
 template <class T>
 void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   const DwWeights<T> weights = pack_depthwise<T>(p);
-  // Bands of output rows whose staged input stays in the first-level cache.
-  const int64_t row_bytes = p.in_w * static_cast<int64_t>(sizeof(Acc<T>)) * p.window.stride_h;
-  const int64_t band = smaller(p.out_h, larger<int64_t>(4, 16384 / row_bytes));
-  const int64_t bands = divide_up(p.out_h, band);
-  with_kernel_size(p, [&](auto size) {
-    parallel(threads, p.batch * p.channels * bands, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t first = item % bands * band, c = item / bands % p.channels, n = item / bands / p.channels;
-        T* y = static_cast<T*>(p.y) + n * p.y_stride.n + c * p.y_stride.c + first * p.y_stride.h;
-        depthwise_rows_nchw<T, T, decltype(size)::value>(p, weights, n, c, first, smaller(first + band, p.out_h), y);
-      }
-    });
+  const DwRuns<T, T> runs(p.window);
+  const int64_t blocks = blocks_of<Acc<T>>(p.channels);
+  // Bands of rows where images and channels do not make enough items.
+  const int64_t bands = smaller(divide_up(p.out_h, 8), divide_up(threads.count * kItemsPerThread, p.batch * blocks));
+  const int64_t band = divide_up(p.out_h, bands);
+  parallel(threads, p.batch * blocks * bands, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t first = item % bands * band, block = item / bands % blocks, n = item / bands / blocks;
+      const int64_t c = block * kLanes<Acc<T>>;
+      T* y = static_cast<T*>(p.y) + n * p.y_stride.n + c * p.y_stride.c + first * p.y_stride.h;
+      depthwise_planes(p, runs, weights, n, block, first, smaller(first + band, p.out_h), y, p.y_stride.c);
+    }
   });
 }
 

@@ -5,7 +5,7 @@
 // panels of Tile::kCols columns, [panel][k][column]. Both are padded with zeros to whole blocks of kLanes in k.
 #pragma once
 
-#include "simd.h"
+#include "transpose.h"
 
 namespace mbv1::cpu {
 namespace {
@@ -80,12 +80,40 @@ const Acc<T>* gather_bias(Slot slot, const void* bias, int64_t step, int64_t cou
   return values;
 }
 
+// Rows of a matrix an even distance apart.
+struct EvenRows {
+  int64_t step;
+  int64_t operator()(int64_t k) const { return k * step; }
+};
+
+// `to` is a panel whose column j is from[j * step … + depth): weights as torch has them.
+template <class T, class D>
+void transpose_panel(const T* from, int64_t step, int64_t depth, int64_t cols, D* to) {
+  constexpr int kL = kLanes<Acc<T>>, kCols = Tile<Acc<T>>::kCols;
+  for (int64_t j = 0; j < kCols; j += kL) {
+    const int64_t rows = larger<int64_t>(0, smaller<int64_t>(kL, cols - j));
+    const int64_t behind = larger<int64_t>(0, cols - j - rows) * step;
+    transpose_rows<T>({from + j * step, step, rows, behind + depth}, depth, to + j, kCols);
+  }
+  for (int64_t i = depth * kCols; i < panel_elements<Acc<T>>(depth); ++i) to[i] = D{};
+}
+
 // One panel of B: columns [first, first + kCols) of the matrix whose element (k, j) is from[k_offset(k) + j *
 // j_step].
 template <class E, class T, class Offset>
 void pack_panel(const T* from, const Offset& k_offset, int64_t j_step, int64_t depth, int64_t cols, int64_t first,
                 E* to) {
   constexpr int kCols = Tile<Acc<T>>::kCols, kPair = kPairOf<E>;
+  if constexpr (std::is_same_v<Offset, EvenRows>) {
+    const T* column = from + first * j_step;
+    if (k_offset.step == 1 && kPair == 1) return transpose_panel(column, j_step, depth, cols - first, to);
+    if constexpr (kPair == 2) {  // pairs are moved as if they were of the type of the sums
+      if (k_offset.step == 1 && j_step % 2 == 0 && depth % (2 * kLanes<Acc<T>>) == 0) {
+        return transpose_panel(reinterpret_cast<const Acc<T>*>(column), j_step / 2, depth / 2, cols - first,
+                               reinterpret_cast<Acc<T>*>(to));
+      }
+    }
+  }
   const int64_t count = smaller<int64_t>(cols - first, kCols), padded = blocks_of<Acc<T>>(depth) * kLanes<Acc<T>>;
   for (int64_t k = 0; k < padded; ++k) {
     if constexpr (kPair == 1) {

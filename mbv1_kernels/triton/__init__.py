@@ -27,7 +27,8 @@ _MIN_CAPABILITY = (8, 0)
 _MAX_SIZE = 2**30
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
-_INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+#: Whether the kernels run on CPU tensors, in triton's interpreter.
+INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 _attachments: dict[str, Callable[[str], None]] = {}
 
@@ -40,7 +41,7 @@ def unsupported(x: Tensor) -> str | None:
         return f"no kernel for {x.dtype}: float32, float16, bfloat16 only"
     if any(size > _MAX_SIZE for size in x.shape):
         return f"a dimension of {tuple(x.shape)} is beyond 2^30"
-    if _INTERPRETING:
+    if INTERPRETING:
         return None if x.is_cpu else f"x is on {x.device}, and triton's interpreter takes CPU tensors here"
     if not x.is_cuda:
         return f"x is on {x.device}, not on a CUDA device"
