@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contest import OK, UNAVAILABLE
+from ..result_files import SCHEMA
 
 Row = Mapping[str, Any]
 
@@ -18,7 +19,7 @@ _ROW = ("case", "batch", "dtype", "layout", "contender", "ours", "status")
 _TIMES = ("median_us", "p20_us", "p80_us")
 #: What a row has per second, so that another time makes it another.
 _RATES = ("images_per_s", "gb_per_s", "gflop_per_s", "roofline_percent", "peak_percent")
-#: By what rows were timed that don't say it, as older files' don't: by type of device.
+#: The clock of rows that were not timed, by type of device.
 _CLOCKS = {"cpu": "wall, caches warm", "cuda": "events, L2 cold"}
 
 
@@ -92,6 +93,8 @@ def _run(path: Path, found: Any) -> Run:
             f"{path}: expected a result file of a benchmark (benchmark, environment, rows) or a kernel report "
             f"(predictions), got JSON {got}"
         )
+    if found.get("schema") != SCHEMA:
+        raise ReportError(f"{path}: expected a result file of schema {SCHEMA}, got {found.get('schema', 'none')}")
     if not {"device", "time"} <= found["environment"].keys():
         raise ReportError(f"{path}: expected an environment with device and time, got {sorted(found['environment'])}")
     clock = _CLOCKS.get(found["environment"].get("device_type", ""), "unknown clock")
@@ -115,12 +118,9 @@ def _run(path: Path, found: Any) -> Run:
 
 
 def _rooflines(path: Path, found: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
-    """By number of threads. Older files have one roofline, for the threads of all their rows."""
+    """By number of threads."""
     try:
-        if "roofline" in found:
-            rooflines = {int(row["threads"]): found["roofline"] for row in found["rows"]}
-        else:
-            rooflines = {int(threads): roofline for threads, roofline in found.get("rooflines", {}).items()}
+        rooflines = {int(threads): roofline for threads, roofline in found.get("rooflines", {}).items()}
         for roofline, limit in product(rooflines.values(), ("bandwidth_gb_per_s", "fma_gflop_per_s")):
             float(roofline[limit])
     except (AttributeError, KeyError, TypeError, ValueError) as error:

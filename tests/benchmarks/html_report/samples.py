@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_files import SCHEMA
+
 COMMITS = ("1" * 40, "2" * 40)
 TIMES = ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
 
@@ -48,7 +50,7 @@ def failed(case: str, batch: int, contender: str, status: str, reason: str) -> d
 def result(rows: list[dict[str, Any]], newer: int = 0, benchmark: str = "mobilenet", **device: Any) -> dict[str, Any]:
     """A result file of the first commit or, with ``newer`` 1, of the second."""
     return {
-        "schema": 99,
+        "schema": SCHEMA,
         "benchmark": benchmark,
         "environment": {
             "time": TIMES[newer],

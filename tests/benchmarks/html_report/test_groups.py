@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import environment
 from benchmarks.html_report import files, groups, tables
+from benchmarks.result_files import SCHEMA
 
 from .samples import COMMITS, ROWS, TIMES, failed, result, row, write
 
@@ -71,10 +72,11 @@ def test_a_row_of_several_clocks_is_a_case_by_each(tmp_path):
     assert [part for part, _ in group.comparisons] == ["events, L2 cold"] * 3
 
 
-def test_older_files_have_one_roofline(tmp_path):
-    old = result([row("a", 1, "mbv1", 1.0, threads=4)])
-    old["roofline"] = old.pop("rooflines")["1"]
-    assert read(write(tmp_path / "old.json", old)).rooflines == {4: old["roofline"]}
+def test_files_of_another_schema_are_refused(tmp_path):
+    for schema in (None, SCHEMA + 1):
+        file = write(tmp_path / "other.json", {**result([row("a", 1, "mbv1", 1.0)]), "schema": schema})
+        with pytest.raises(files.ReportError, match=f"expected a result file of schema {SCHEMA}, got {schema}"):
+            read(file)
 
 
 def test_runs_group_by_benchmark_and_device(tmp_path):
