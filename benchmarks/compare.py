@@ -29,8 +29,8 @@ SLOWER, FASTER, SAME, LOST = "slower", "faster", "same", "lost"
 #: Where these differ, times say nothing about the code.
 _MUST_AGREE = ("device", "device_type", "cores", "cpu_capability", "capability")
 #: And where these do, they may say something else.
-_SHOULD_AGREE = ("torch", "torch_cuda", "triton", "cudnn", "driver", "platform", "python", "tf32_convolutions")
-_SHOULD_AGREE_TOO = ("variables", "peers")
+_VERSIONS = ("torch", "torch_cuda", "triton", "cudnn", "driver", "platform", "python", "peers")
+_SHOULD_AGREE = (*_VERSIONS, "tf32_convolutions", "variables", "affinity")
 
 #: What says which timing it is: ``other`` is empty, or the name of one of the row's other clocks.
 _FIELDS = (*CASE, "contender", "other")
@@ -109,7 +109,7 @@ def differences(before: Sequence[Mapping], after: Sequence[Mapping]) -> tuple[li
         name, a, b = old["benchmark"], old["environment"], new["environment"]
         fatal += [f"{name}: {line}" for line in _differ(a, b, _MUST_AGREE)]
         fatal += [f"{name}: method: {line}" for line in _differ(old["method"], new["method"], ("clock", "quick"))]
-        doubtful += [f"{name}: {line}" for line in _differ(a, b, _SHOULD_AGREE + _SHOULD_AGREE_TOO)]
+        doubtful += [f"{name}: {line}" for line in _differ(a, b, _SHOULD_AGREE)]
         doubtful += [f"{name}: method: {line}" for line in _differ(old["method"], new["method"], ("budget",))]
     if not {results["benchmark"] for results in before} & newer.keys():
         fatal.append(f"no benchmark is in both: {_names(before)} before, {_names(after)} after")

@@ -83,7 +83,9 @@ def _prepare(workload: Workload, peer: Peer) -> _Ready | Outcome:
     if reason is not None:
         return lost(UNAVAILABLE, reason)
     try:
-        tolerance, begin = workload.tolerance, time.perf_counter()
+        tolerance = workload.tolerance
+        _ = workload.folded  # made once for all: not part of anyone's start
+        begin = time.perf_counter()
         with torch.no_grad():
             run = peer.prepare(workload)
         with torch.inference_mode():

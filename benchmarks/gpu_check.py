@@ -122,9 +122,9 @@ def sanitizer_steps(device: str) -> list[Step]:
 
 
 def benchmark_steps(device: str, out: Path, quick_only: bool) -> list[Step]:
-    """Every benchmark, shortest first, so that an early end leaves the most: quick runs, then runs of all cases with
+    """Every benchmark, shortest first, so that an early end leaves the most: quick runs, then the default ones with
     the peers that are quick to start, then with all peers."""
-    kinds = ("quick",) if quick_only else ("quick", "all cases", "all peers")
+    kinds = ("quick",) if quick_only else ("quick", "default", "all peers")
     steps = []
     for kind in kinds:
         for i, name in enumerate(BENCHMARKS):

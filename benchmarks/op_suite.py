@@ -16,6 +16,9 @@ from .roofline import Roofline, measure
 from .shapes import Shape, load
 from .workload import DTYPES, randomize_batch_norm
 
+#: The nets, as files of ``shapes/`` call them, whose layers run unless others are asked for.
+_NETS = ("mbv1", "users")
+
 _DEFAULTS = options.Defaults(cpu_batches=(1,), cuda_batches=(1, 128), cpu_dtypes=("fp32", "bf16"))
 
 
@@ -32,23 +35,32 @@ class OpSuite:
         """Runs the benchmark; the exit code."""
         parser = options.parser(self.title, _DEFAULTS)
         parser.add_argument("--filter", default="", metavar="TEXT", help="only layers whose name contains TEXT")
+        nets = list(dict.fromkeys(shape.net for shape in load(self.name)))
+        of_nets = f"the layers of these nets; default: {', '.join(_NETS)}, and all with --full or --filter"
+        parser.add_argument("--net", nargs="+", choices=nets, metavar="NET", help=f"{of_nets}; of {', '.join(nets)}")
         parser.add_argument("--large", action="store_true", help="large layers too; on a GPU they always run")
         given = parser.parse_args(arguments)
         setting = options.resolve(given, self.name, _DEFAULTS)
-        shapes, notes = self.select(setting, given.filter, given.large or setting.device.type == "cuda")
+        wanted = given.net or (nets if given.full or given.filter else _NETS)
+        shapes, notes = self.select(setting, wanted, given.filter, given.large or setting.device.type == "cuda")
         if not shapes:
             parser.error(f"--filter: expected part of a layer's name, got {given.filter!r}")
         dtypes = [DTYPES[d] for d in setting.dtypes]
         rooflines = measure(setting.device, dtypes, setting.threads, 0.2 if setting.quick else 0.6)
         return suite.run(self.name, setting, make_cases(setting, rooflines, shapes), rooflines, Screen(), notes)
 
-    def select(self, setting: options.Setting, text: str, large: bool) -> tuple[list[Shape], list[str]]:
+    def select(
+        self, setting: options.Setting, nets: Sequence[str], text: str, large: bool
+    ) -> tuple[list[Shape], list[str]]:
         """The layers to run, and a note for what is left out."""
         shapes = [shape for shape in load(self.name) if text in shape.name]
-        notes = []
         if setting.quick and not text:
-            notes.append(f"quick: {len(self.quick)} of {len(shapes)} layers")
+            notes = [f"quick: {len(self.quick)} of {len(shapes)} layers"]
             shapes = [shape for shape in shapes if shape.name in self.quick]
+        else:
+            others = list(dict.fromkeys(shape.net for shape in shapes if shape.net not in nets))
+            notes = [f"left out: the layers of {', '.join(others)}; --net and --full run them"] if others else []
+            shapes = [shape for shape in shapes if shape.net in nets]
         if not large:
             notes += [f"{shape.name} left out: large; --large runs it" for shape in shapes if shape.large]
             shapes = [shape for shape in shapes if not shape.large]

@@ -85,7 +85,8 @@ class Runner:
 
     def _add(self, done: Done) -> None:
         self.done.append(done)
-        (self.out / "summary.json").write_text(json.dumps([asdict(d) for d in self.done], indent=1) + "\n")
+        with (self.out / "steps.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(done)) + "\n")
 
     def _run(self, step: Step, limit: float) -> Done:
         """Runs ``step``, printing its output and writing it to a log as it comes."""

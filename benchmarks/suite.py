@@ -72,7 +72,7 @@ def run(
             results.add(_json_rows(benchmark, result, clocks[0].name, found))
             screen.print(columns.line(cells(benchmark, result, names)))
     skipped = [str(case) for case in cases[len(done) :]]
-    return _finish(done, skipped, names, [clock.name for clock in clocks[1:]], results, screen)
+    return _finish(benchmark, done, skipped, names, [clock.name for clock in clocks[1:]], results, screen)
 
 
 def _stream(device: torch.device) -> AbstractContextManager[object]:
@@ -129,6 +129,7 @@ def _times(case: Case, timing: Timing) -> dict[str, object]:
 
 
 def _finish(
+    benchmark: str,
     done: Sequence[Result],
     skipped: Sequence[str],
     names: Sequence[str],
@@ -161,7 +162,7 @@ def _finish(
     if percents:
         screen.print(f"  {'of the roofline':<38}{geometric_mean(percents):6.1f}%")
     print_slowest(done, screen)
-    if results.head["benchmark"] == MOBILENET and len(done) <= _FEW:
+    if benchmark == MOBILENET and len(done) <= _FEW:
         print_memory(done, screen)
     found = problems(done, screen)
     results.finish(comparisons=[vars(c) for c in comparisons], problems=found, skipped=list(skipped))

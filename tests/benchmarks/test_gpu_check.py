@@ -38,7 +38,8 @@ def small_steps(monkeypatch):
 
 
 def names(out):
-    return {d["name"]: d["status"] for d in json.loads((out / "summary.json").read_text())}
+    done = map(json.loads, (out / "steps.jsonl").read_text().splitlines())
+    return {d["name"]: d["status"] for d in done}
 
 
 def test_it_survives_failing_steps_and_ends_with_what_was_measured(no_gpu, small_steps, tmp_path, capsys):
@@ -134,10 +135,10 @@ def test_the_sanitizer_checks_our_kernels_on_small_calls():
 def test_benchmarks_run_shortest_first_within_the_time(tmp_path):
     steps = benchmark_steps("cuda", tmp_path, quick_only=False)
     suites = ("dwconv", "pwconv", "separable", "mobilenet")
-    expected = [f"{name} {kind}" for kind in ("quick", "all cases", "all peers") for name in suites]
+    expected = [f"{name} {kind}" for kind in ("quick", "default", "all peers") for name in suites]
     assert [step.name for step in steps] == expected
     assert all("{seconds}" in step.command for step in steps)
     assert steps[-1].share == 1 and steps[7].share == 0.5
-    (cases,) = (step.command for step in steps if step.name == "separable all cases")
-    assert "cudnn bench" in cases and not {"compile", "max-autotune", "tensorrt"} & set(cases)
+    (default,) = (step.command for step in steps if step.name == "separable default")
+    assert "cudnn bench" in default and not {"compile", "max-autotune", "tensorrt"} & set(default)
     assert benchmark_steps("cpu", tmp_path, quick_only=True)[-1].name == "mobilenet quick"

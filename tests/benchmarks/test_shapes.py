@@ -139,17 +139,39 @@ def test_each_suite_runs(op, roofline, tmp_path):
     }[op]
 
 
-def test_large_layers_are_left_out_on_cpus_and_named(monkeypatch, roofline):
+@pytest.fixture
+def selected(monkeypatch, roofline):
+    """What a run of the depthwise suite would run, and its notes."""
+    seen = {}
     monkeypatch.setattr(op_suite, "make_cases", lambda setting, rooflines, shapes: list(shapes))
-    seen: dict[str, object] = {}
     monkeypatch.setattr(
         op_suite.suite, "run", lambda name, setting, shapes, *rest: seen.update(shapes=shapes, notes=rest[-1]) or 0
     )
-    DWCONV.main(["--device", "cpu"])
-    assert not any(shape.large for shape in seen["shapes"])
-    assert "k5 large left out: large; --large runs it" in seen["notes"]
-    DWCONV.main(["--device", "cpu", "--large"])
-    assert any(shape.large for shape in seen["shapes"]) and not seen["notes"]
+
+    def select(*arguments):
+        assert DWCONV.main(["--device", "cpu", *arguments]) == 0
+        return seen["shapes"], seen["notes"]
+
+    return select
+
+
+def test_large_layers_are_left_out_on_cpus_and_named(selected):
+    shapes, notes = selected("--net", "users")
+    assert not any(shape.large for shape in shapes)
+    assert "k5 large left out: large; --large runs it" in notes
+    shapes, notes = selected("--net", "users", "--large")
+    assert any(shape.large for shape in shapes) and not any("large" in note for note in notes)
+
+
+def test_layers_are_chosen_by_net_and_the_others_named(selected):
+    everything = {shape.net for shape in load("dwconv")}
+    shapes, (note, *_) = selected()
+    assert {shape.net for shape in shapes} == {"mbv1", "users"}
+    assert note == "left out: the layers of convnext, effnet, mbv2, mbv3l, mbv3s; --net and --full run them"
+    assert {shape.net for shape in selected("--full", "--large")[0]} == everything
+    assert {shape.net for shape in selected("--net", "effnet")[0]} == {"effnet"}
+    assert {shape.net for shape in selected("--filter", "k7")[0]} == {"convnext"}
+    assert len(selected("--quick")[0]) == len(DWCONV.quick)
 
 
 def test_an_unknown_filter_is_an_error(capsys):
