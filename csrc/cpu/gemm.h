@@ -59,19 +59,20 @@ struct IndexedRows {
 };
 
 // Where a tile of C goes: vector v of row r to y[rows[r] + v * vector_step], clamped to [low, high].
-template <class A>
+template <class T>
 struct Target {
-  A* y;
+  T* y;
   const int64_t* rows;
   int64_t vector_step;
-  A low, high;
+  Acc<T> low, high;
 };
 
 // kR rows of A times one panel of B, whose rows are `b_step` elements apart; `bias` has a value a column, or a value
 // a row.
-template <int kR, bool kRowBias, class Rows, class A = Acc<typename Rows::Operand>>
+template <int kR, bool kRowBias, class Rows, class T>
 __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, int64_t b_step,
-                                             const A* bias, const Target<A>& target) {
+                                             const Acc<T>* bias, const Target<T>& target) {
+  using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
   constexpr int kVectors = Tile<A>::kVectors, kL = kLanes<A>;
@@ -90,7 +91,7 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
   });
 #pragma GCC unroll 14
   for (int r = 0; r < kR; ++r) {
-    A* y = target.y + target.rows[r];
+    T* y = target.y + target.rows[r];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       V sum = sums[r][v] + (kRowBias ? broadcast(bias[r]) : load(bias + v * kL));
@@ -154,7 +155,7 @@ void store_tile(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t col
   }
 }
 
-// A tile of C by way of a copy of the tile, for all that is not whole vectors of the sums' type.
+// A tile of C by way of a copy of the tile, for all that is not whole vectors clamped.
 template <class T, bool kRowBias, class Rows>
 __attribute__((noinline)) void multiply_part(const Output<T>& out, const Rows& rows, int64_t count,
                                              const typename Rows::Operand* b, int64_t b_step, const Acc<T>* bias,
@@ -179,13 +180,11 @@ MBV1_INLINE void multiply_into(const Output<T>& out, const Rows& rows, int64_t c
                                int64_t b_step, const Acc<T>* bias, int64_t first_col, int64_t cols) {
   using A = Acc<T>;
   constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols;
-  if constexpr (std::is_same_v<T, A>) {
-    if (cols == kCols && out.residual == nullptr && is_clamp(out.activation) && (count == kRows || count == kHalf)) {
-      A* y = out.y + first_col / kLanes<A> * out.y_vector_step;
-      const Target<A> target{y, out.y_row, out.y_vector_step, low_of<A>(out.activation), high_of<A>(out.activation)};
-      return count == kRows ? multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target)
-                            : multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target);
-    }
+  if (cols == kCols && out.residual == nullptr && is_clamp(out.activation) && (count == kRows || count == kHalf)) {
+    T* y = out.y + first_col / kLanes<A> * out.y_vector_step;
+    const Target<T> target{y, out.y_row, out.y_vector_step, low_of<A>(out.activation), high_of<A>(out.activation)};
+    return count == kRows ? multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target)
+                          : multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target);
   }
   multiply_part<T, kRowBias>(out, rows, count, b, b_step, bias, first_col, cols);
 }
