@@ -46,6 +46,7 @@ def contest(workload: Workload, peers: Sequence[Peer], clocks: Sequence[Clock], 
     whatever a contender raises becomes its reason, so that the others still run."""
     outcomes: dict[str, Outcome] = {}
     ready: list[_Ready] = []
+    threads = torch.get_num_threads()
     try:
         for peer in peers:
             prepared = _prepare(workload, peer)
@@ -53,6 +54,7 @@ def contest(workload: Workload, peers: Sequence[Peer], clocks: Sequence[Clock], 
                 outcomes[peer.name] = prepared
             else:
                 ready.append(prepared)
+        torch.set_num_threads(threads)  # whatever a contender's library made of it
         with torch.inference_mode():
             for one in ready:
                 one.outcome = replace(one.outcome, memory=_peak(one, workload.device))

@@ -108,6 +108,20 @@ def test_a_peer_that_cannot_run_a_case_gives_its_reason(run_dwconv, add_peer):
     assert (row["status"], row["reason"]) == (UNAVAILABLE, "only even channels")
 
 
+def test_no_contender_changes_the_number_of_threads(run_dwconv, add_peer):
+    seen = []
+
+    class Greedy(Stranger):
+        def prepare(self, workload):
+            run = super().prepare(workload)
+            torch.set_num_threads(2)
+            return lambda: seen.append(torch.get_num_threads()) or run()
+
+    add_peer(Greedy())
+    assert run_dwconv("--layout", "nchw")[0] == 0
+    assert seen[0] == 2 and set(seen[1:]) == {1}
+
+
 def test_our_own_failure_fails_the_run(run_dwconv, monkeypatch):
     def broken(self, backend="auto"):
         raise RuntimeError("no kernel")
