@@ -27,16 +27,17 @@ template <class E>
 struct BlockedRows {
   using Operand = E;
   const E* a;  // of the tile
-  int64_t blocks;
+  int64_t depth;
   Prefetch prefetch = {};  // a part of it for each block
 
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
     constexpr int kL = kLanes<Acc<E>>, kUnroll = smaller(kL, 4);
     const E* block = a;
-    for (int64_t i = 0; i < blocks; ++i, block += Tile<Acc<E>>::kBlock) {
+    for (int64_t left = depth, i = 0; left > 0; left -= kL, ++i, block += Tile<Acc<E>>::kBlock) {
       prefetch.part(i);
-      for (int k = 0; k < kL; k += kUnroll) {
+      // What kUnroll takes behind the last k is zero.
+      for (int64_t k = 0; k < smaller<int64_t>(left, kL); k += kUnroll) {
 #pragma GCC unroll 4
         for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, std::integral_constant<int64_t, kL>{});
       }
@@ -58,12 +59,13 @@ struct IndexedRows {
   }
 };
 
-// Where a tile of C goes: vector v of row r to y[rows[r] + v * vector_step], clamped to [low, high].
+// Where a tile of C goes: vector v < vectors of row r < count to y[rows[r] + v * vector_step], clamped to [low,
+// high].
 template <class T>
 struct Target {
   T* y;
   const int64_t* rows;
-  int64_t vector_step;
+  int64_t vector_step, count, vectors;
   Acc<T> low, high;
 };
 
@@ -91,9 +93,11 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
   });
 #pragma GCC unroll 14
   for (int r = 0; r < kR; ++r) {
+    if (r >= target.count) return;
     T* y = target.y + target.rows[r];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
+      if (v >= target.vectors) break;
       V sum = sums[r][v] + (kRowBias ? broadcast(bias[r]) : load(bias + v * kL));
       sum = sum < target.low ? broadcast(target.low) : sum;  // NaN stays NaN
       sum = sum > target.high ? broadcast(target.high) : sum;
@@ -155,38 +159,27 @@ void store_tile(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t col
   }
 }
 
-// A tile of C by way of a copy of the tile, for all that is not whole vectors clamped.
+// A tile of C: rows [0, count) of it, columns [first_col, first_col + cols).
 template <class T, bool kRowBias, class Rows>
-__attribute__((noinline)) void multiply_part(const Output<T>& out, const Rows& rows, int64_t count,
-                                             const typename Rows::Operand* b, int64_t b_step, const Acc<T>* bias,
-                                             int64_t first_col, int64_t cols) {
+void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* b,
+                   int64_t b_step, const Acc<T>* bias, int64_t first_col, int64_t cols) {
   using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols;
+  constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols, kL = kLanes<A>;
+  const auto multiply = [&](const auto& target) {
+    return count <= kHalf ? multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target)
+                          : multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target);
+  };
+  if (cols % kL == 0 && out.residual == nullptr && is_clamp(out.activation)) {
+    T* y = out.y + first_col / kL * out.y_vector_step;
+    return multiply(Target<T>{y, out.y_row, out.y_vector_step, count, cols / kL, low_of<A>(out.activation),
+                              high_of<A>(out.activation)});
+  }
+  // By way of a copy of the tile.
   alignas(64) A c[kRows * kCols];
   int64_t c_rows[kRows];
   for (int r = 0; r < kRows; ++r) c_rows[r] = r * kCols;
-  const Target<A> target{c, c_rows, kLanes<A>, low_of<A>(Activation::kNone), high_of<A>(Activation::kNone)};
-  if (count <= kHalf) {
-    multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target);
-  } else {
-    multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target);
-  }
+  multiply(Target<A>{c, c_rows, kL, count, kCols / kL, low_of<A>(Activation::kNone), high_of<A>(Activation::kNone)});
   store_tile(out, c, count, cols, first_col);
-}
-
-// One tile of C: rows [0, count) of it, columns [first_col, first_col + cols).
-template <class T, bool kRowBias, class Rows>
-MBV1_INLINE void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* b,
-                               int64_t b_step, const Acc<T>* bias, int64_t first_col, int64_t cols) {
-  using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols;
-  if (cols == kCols && out.residual == nullptr && is_clamp(out.activation) && (count == kRows || count == kHalf)) {
-    T* y = out.y + first_col / kLanes<A> * out.y_vector_step;
-    const Target<T> target{y, out.y_row, out.y_vector_step, low_of<A>(out.activation), high_of<A>(out.activation)};
-    return count == kRows ? multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target)
-                          : multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target);
-  }
-  multiply_part<T, kRowBias>(out, rows, count, b, b_step, bias, first_col, cols);
 }
 
 // ---- Products ----
@@ -197,6 +190,11 @@ struct Pixel {
   Pixel(int64_t index, int64_t height, int64_t width)
       : n(index / (height * width)), h(index / width % height), w(index % width) {}
   int64_t offset(const Strides4& s) const { return n * s.n + h * s.h + w * s.w; }
+  void next(int64_t height, int64_t width) {
+    if (++w < width) return;
+    w = 0;
+    if (++h == height) h = 0, ++n;
+  }
 };
 
 // Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A,
@@ -229,7 +227,7 @@ void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* pa
       const int64_t tile = row / kRows;
       const Prefetch prefetch{reinterpret_cast<const char*>(next) + tile * blocks * lines * kCacheLine,
                               next == nullptr ? 0 : lines};
-      const BlockedRows<E> rows{a + tile * blocks * Tile<A>::kBlock, blocks, prefetch};
+      const BlockedRows<E> rows{a + tile * blocks * Tile<A>::kBlock, depth, prefetch};
       multiply_panels(out.from_row(row), rows, smaller<int64_t>(count - row, kRows), packed, panel_size, bias, cols,
                       panel, panel + 1);
     }
@@ -244,10 +242,7 @@ Output<T> output_pixels(const PwConv2dParams& p, int64_t first, int64_t count) {
   for (int64_t r = 0; r < count; ++r) {
     rows[r] = pixel.offset(p.y_stride);
     rows[count + r] = pixel.offset(p.residual_stride);
-    if (++pixel.w == p.w) {
-      pixel.w = 0;
-      if (++pixel.h == p.h) pixel.h = 0, ++pixel.n;
-    }
+    pixel.next(p.h, p.w);
   }
   return {static_cast<T*>(p.y), rows, kLanes<Acc<T>>, p.activation, static_cast<const T*>(p.residual), rows + count,
           p.residual_stride.c};
@@ -282,7 +277,7 @@ void multiply_channels(const PwConv2dParams& p, const Acc<T>* weights, const Acc
             planes[i / cols * p.residual_stride.c + pixel.h * p.residual_stride.h + pixel.w * p.residual_stride.w];
       }
     }
-    const BlockedRows<A> rows{weights + o / kRows * blocks * Tile<A>::kBlock, blocks};
+    const BlockedRows<A> rows{weights + o / kRows * blocks * Tile<A>::kBlock, p.in_channels};
     multiply_into<T, true>(out, rows, count, b, b_step, bias + o, 0, cols);
   }
 }

@@ -38,6 +38,16 @@ constexpr int64_t panel_elements(int64_t depth) {
   return blocks_of<A>(depth) * kLanes<A> * Tile<A>::kCols;
 }
 
+// Fewer than 2 kPart elements, in parts of kPart, kPart / 2 … 1.
+template <int64_t kPart, class T, class D>
+void copy_less(const T* from, int64_t count, D* to) {
+  if constexpr (kPart > 0) {
+    const int64_t part = count & kPart;
+    if (part != 0) __builtin_memcpy(to, from, kPart * sizeof(T));
+    copy_less<kPart / 2>(from + part, count, to + part);
+  }
+}
+
 // `count` elements `step` apart, converted and contiguous.
 template <class T, class D>
 void gather(const T* from, int64_t step, int64_t count, D* to) {
@@ -52,6 +62,8 @@ void gather(const T* from, int64_t step, int64_t count, D* to) {
   if (step == 1 && count >= kStep) {
     for (int64_t i = 0; i + kStep <= count; i += kStep) copy(i);
     copy(count - kStep);  // overlaps, where the last vector is not whole
+  } else if (step == 1 && std::is_same_v<T, D>) {
+    copy_less<kStep / 2>(from, count, to);
   } else {
     for (int64_t i = 0; i < count; ++i) {
       if constexpr (std::is_same_v<T, D>) {
@@ -165,8 +177,8 @@ void pack_row(const T* from, int64_t step, int64_t depth, int64_t row, E* tile) 
   E* to = tile + row * kL;
   for (int64_t k = 0; k < depth; k += kL, to += Tile<Acc<T>>::kBlock) {
     const int64_t count = smaller<int64_t>(kL, depth - k);
+    if (count < kL) __builtin_memset(to, 0, kL * sizeof(E));  // of a constant size, which is no call
     gather(from + k * step, step, count, to);
-    for (int64_t i = count; i < kL; ++i) to[i] = E{};
   }
 }
 

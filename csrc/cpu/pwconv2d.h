@@ -37,7 +37,8 @@ void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const O
       pack_panel(static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o, p.in_channels, p.out_channels,
                  j, panel);
       for (int64_t row = 0; row < pixels; row += kRows) {
-        multiply_into<T, false>(out.from_row(row), BlockedRows<E>{a + row / kRows * blocks * Tile<A>::kBlock, blocks},
+        multiply_into<T, false>(out.from_row(row),
+                                BlockedRows<E>{a + row / kRows * blocks * Tile<A>::kBlock, p.in_channels},
                                 smaller<int64_t>(kRows, pixels - row), panel, kCols * kPairOf<E>, bias + j, j,
                                 smaller<int64_t>(kCols, p.out_channels - j));
       }
@@ -53,15 +54,16 @@ void pwconv2d_nhwc(const PwConv2dParams& p, const Threads& threads) {
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const int64_t pixels = p.batch * p.h * p.w;
   const int64_t tile = tile_elements<A>(kRows, p.in_channels);
-  const auto pack_pixel = [&](int64_t pixel, int64_t row, E* a) {
-    pack_row(x + Pixel(pixel, p.h, p.w).offset(p.x_stride), p.x_stride.c, p.in_channels, row % kRows,
-             a + row / kRows * tile);
+  // Pixels from `first` on to the rows [begin, end) of the left factor.
+  const auto pack_pixels = [&](int64_t first, int64_t begin, int64_t end, E* a) {
+    Pixel pixel(first, p.h, p.w);
+    for (int64_t r = begin; r < end; ++r, pixel.next(p.h, p.w)) {
+      pack_row(x + pixel.offset(p.x_stride), p.x_stride.c, p.in_channels, r % kRows, a + r / kRows * tile);
+    }
   };
   if (by_panels<E>(p, threads, pixels)) {
     E* a = workspace<E>(Slot::kTile, tile_elements<A>(pixels, p.in_channels));
-    parallel(threads, pixels, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) pack_pixel(r, r, a);
-    });
+    parallel(threads, pixels, [&](int64_t begin, int64_t end) { pack_pixels(begin, begin, end, a); });
     return multiply_by_panels(p, threads, output_pixels<T>(p, 0, pixels), a, pixels, bias);
   }
   const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
@@ -79,7 +81,7 @@ void pwconv2d_nhwc(const PwConv2dParams& p, const Threads& threads) {
     int64_t packed_group = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item / blocks * group * kRows, count = smaller(group * kRows, pixels - first);
-      for (int64_t r = 0; item / blocks != packed_group && r < count; ++r) pack_pixel(first + r, r, a);
+      if (item / blocks != packed_group) pack_pixels(first, 0, count, a);
       packed_group = item / blocks;
       const int64_t panel = item % blocks * panels_per_block;
       multiply_tiles(output_pixels<T>(p, first, count), a, count, packed, p.in_channels, bias, p.out_channels, panel,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mbv1_kernels import ACTIVATIONS, backends
 from mbv1_kernels.layout import is_channels_last
+from tests import chains
 from tests.cases import (
     CASES,
     DTYPES,
@@ -38,8 +39,7 @@ Item = int | Tensor | None
 class Output:
     """The result of a call, which lies as the binding would allocate it, and the error that is allowed."""
 
-    def __init__(self, call: Call, exact: Tensor, allowed: float) -> None:
-        nhwc = exact.dim() == 4 and is_channels_last(call.args[0])
+    def __init__(self, nhwc: bool, exact: Tensor, allowed: float) -> None:
         self.exact = exact.contiguous(memory_format=torch.channels_last if nhwc else torch.contiguous_format)
         self.allowed = allowed
 
@@ -72,6 +72,11 @@ def write(file: BinaryIO) -> int:
     for case in calls():
         write_case(file, *case)
         count += 1
+    for net in chains.NETS:
+        for name, dtype in DTYPES.items():
+            for layout in chains.LAYOUTS:
+                write_chain(file, f"{net}-{name}-{layout}", *chains.make(net, dtype, layout))
+                count += 1
     return count
 
 
@@ -82,8 +87,37 @@ def write_case(
     index: whoever reads the whole item reads beyond it."""
     _write_text(file, name)
     _write_text(file, call.op)
-    for index, item in enumerate(_items(call, Output(call, exact, allowed))):
+    y = Output(exact.dim() == 4 and is_channels_last(call.args[0]), exact, allowed)
+    for index, item in enumerate(_items(call, y)):
         _write_item(file, item, (missing or {}).get(index, 0))
+
+
+def write_chain(file: BinaryIO, name: str, x: Tensor, weights, activations, windows) -> None:
+    """Writes a chain as one case."""
+    y = Output(True, *chains.expectation(x, weights, activations, windows))
+    _write_text(file, name)
+    _write_text(file, "chain")
+    dtype = list(DTYPES.values()).index(x.dtype)
+    items: list[Item | Output] = [x, y, x.shape[0], *x.stride(), *y.exact.stride(), len(weights), dtype]
+    channels, h, w = x.shape[1:]
+    for (dw, dw_bias, weight, bias), pair, window in zip(weights, activations, windows, strict=True):
+        sliding = weight if dw is None else dw
+        top, bottom, left, right = window.padding
+        padded = h + top + bottom, w + left + right
+        out_h, out_w = (
+            (size - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation in zip(
+                padded, sliding.shape[2:], window.stride, window.dilation, strict=True
+            )
+        )
+        items += [int(dw is not None), channels, weight.shape[0], h, w, out_h, out_w]
+        items += _window(sliding, window.stride, window.padding, window.dilation)
+        items += [ACTIVATIONS.index(activation) for activation in pair]
+        items += [dw, dw_bias, weight, bias, *(sliding.stride(i) for i in (0, 2, 3)), _stride(dw_bias)]
+        items += [weight.stride(0), weight.stride(1), _stride(bias)]
+        channels, h, w = weight.shape[0], out_h, out_w
+    for item in items:
+        _write_item(file, item, 0)
 
 
 def _items(call: Call, y: Output) -> list[Item | Output]:

@@ -162,16 +162,18 @@ class Case {
     file_.read(reinterpret_cast<char*>(expected_.data()), static_cast<std::streamsize>(expected_.size() * 8));
   }
 
-  static size_t item_size(DType dtype) {
-    return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-  }
+  static size_t item_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
   double value(size_t i) const {
     switch (dtype_) {
-      case DType::kFloat64: return load<double>(i);
-      case DType::kFloat32: return load<float>(i);
-      case DType::kFloat16: return half(load<uint16_t>(i));
-      default: break;
+      case DType::kFloat64:
+        return load<double>(i);
+      case DType::kFloat32:
+        return load<float>(i);
+      case DType::kFloat16:
+        return half(load<uint16_t>(i));
+      default:
+        break;
     }
     const uint32_t bits = static_cast<uint32_t>(load<uint16_t>(i)) << 16;
     float wide;
@@ -181,7 +183,7 @@ class Case {
   // By hand: not every compiler has a type for it.
   static double half(uint16_t bits) {
     const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const double size = exponent == 31 ? (fraction != 0 ? NAN : INFINITY)
+    const double size = exponent == 31  ? (fraction != 0 ? NAN : INFINITY)
                         : exponent == 0 ? std::ldexp(fraction, -24)
                                         : std::ldexp(1024 + fraction, exponent - 25);
     return bits >> 15 != 0 ? -size : size;
@@ -243,6 +245,22 @@ void run_here(int64_t items, void (*body)(const void*, int64_t, int64_t), const 
 struct Tally {
   std::set<std::string> reached, unreached;
   int64_t runs = 0, failures = 0;
+
+  // Calls run(threads), which fills y, with one thread and with three.
+  template <class Run>
+  void check(Case& c, const char* kernel, void*& y, Run run) {
+    reached.insert(kernel);
+    for (const cpu::Threads& threads : {cpu::Threads{run_here, 1}, cpu::Threads{parallel_for<3>, 3}}) {
+      c.clear_output(y);
+      run(threads);
+      ++runs;
+      const double error = c.error();
+      if (error <= 1) continue;
+      ++failures;
+      std::printf("FAILED %s: %s with %d threads: %.3g times the error that is allowed\n", c.name.c_str(), kernel,
+                  static_cast<int>(threads.count), error);
+    }
+  }
 };
 
 template <class Params>
@@ -251,17 +269,28 @@ void run(Case& c, const KernelTable<cpu::Kernel<Params>>& table, Tally& tally) {
   read(c, params);
   const cpu::Kernel<Params>* kernel = table.pick(params);
   if (kernel == nullptr) throw std::runtime_error(c.name + ": no kernel takes it");
-  tally.reached.insert(kernel->name);
-  for (const cpu::Threads& threads : {cpu::Threads{run_here, 1}, cpu::Threads{parallel_for<3>, 3}}) {
-    c.clear_output(output_of(params));
-    kernel->run(params, threads);
-    ++tally.runs;
-    const double error = c.error();
-    if (error <= 1) continue;
-    ++tally.failures;
-    std::printf("FAILED %s: %s with %d threads: %.3g times the error that is allowed\n", c.name.c_str(), kernel->name,
-                static_cast<int>(threads.count), error);
+  tally.check(c, kernel->name, output_of(params), [&](const cpu::Threads& threads) { kernel->run(params, threads); });
+}
+
+// A chain of layers: its weights are packed, into memory of exactly that size, before it runs.
+void run_chain(Case& c, Tally& tally) {
+  const cpu::Kernels& kernels = cpu::kernels();
+  ChainParams params{};
+  c.read(params.x, params.y, params.batch, params.x_stride, params.y_stride, params.stage_count, params.dtype);
+  std::vector<ChainStage> stages(static_cast<size_t>(params.stage_count));
+  std::vector<Buffer> packed;
+  for (ChainStage& s : stages) {
+    SeparableConv2dParams w{};
+    c.read(s.separable, s.in_channels, s.out_channels, s.in_h, s.in_w, s.out_h, s.out_w, s.window, s.dw_activation,
+           s.activation, w.dw.weight, w.dw.bias, w.pw.weight, w.pw.bias, w.dw.weight_stride_c, w.dw.weight_stride_h,
+           w.dw.weight_stride_w, w.dw.bias_stride, w.pw.weight_stride_o, w.pw.weight_stride_k, w.pw.bias_stride);
+    w.dw.channels = s.in_channels, w.dw.window = s.window;
+    packed.emplace_back(0, static_cast<size_t>(kernels.packed_bytes(s, params.dtype)), 0xFF);
+    s.packed = packed.back().data();
+    kernels.pack(s, params.dtype, w, cpu::Threads{run_here, 1});
   }
+  params.stages = stages.data();
+  tally.check(c, "chain", params.y, [&](const cpu::Threads& threads) { kernels.chain(params, threads); });
 }
 
 // Calls f with the params and the table of each op.
@@ -280,7 +309,8 @@ int run_file(const char* path) {
   int64_t cases = 0;
   for (; file.peek() != EOF; ++cases) {
     Case c(file);
-    bool known = false;
+    bool known = c.op == "chain";
+    if (known) run_chain(c, tally);
     for_each_op([&](const auto& params, const auto& table) {
       if (c.op != op_name(params)) return;
       known = true;
