@@ -48,12 +48,12 @@ struct StripTraits {
   static constexpr int kMinBand = kKernel - 1;
   // What the registers of an SM allow: at most 96, 128 and 255 of 65,536 a thread.
   static constexpr int kBlocks = kKernel == 3 ? 5 : 4;
-  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3   ? 56
-                                                      : kKernel == 5 ? 80
+  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3   ? 64
+                                                      : kKernel == 5 ? 88
                                                                      : 128)
-                                                   : (kKernel == 3   ? 88
+                                                   : (kKernel == 3   ? 96
                                                       : kKernel == 5 ? 128
-                                                                     : 216);
+                                                                     : 160);
 };
 
 // The two numbers of a word. Volatile: hoisted out of a loop, the results would be the registers that this saves.
