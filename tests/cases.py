@@ -193,6 +193,12 @@ CASES: tuple[Case, ...] = (
     _stem((1, 4, 9, 1), 3, 33, padding=1, activation="hardswish"),
     _stem((1, 12, 6, 7), (1, 2), 5, weights="sliced"),
     _stem((1, 3, 1, 1), 7, 100, padding=3, activation="relu"),
+    # The net's window: tiles of which the last is not full, groups of channels of which the last is not full, all
+    # paddings, no tile that lies inside x, and more tiles than a device holds at once.
+    _stem((1, 3, 7, 264), 3, 40, stride=2, padding=1, activation="relu"),
+    _stem((1, 3, 10, 144), 3, 16, stride=2, padding=(0, 1, 0, 1), activation="silu", weights="packed"),
+    _stem((1, 3, 6, 14), 3, 72, stride=2, padding=(4, 1, 1, 3), bias=False, weights="sliced"),
+    _stem((1400, 3, 2, 16), 3, 8, stride=2, padding=(1, 1, 1, 0), activation="relu6"),
     _pool((2, 64, 7, 7), 10),
     _pool((1, 100, 1, 1), 33, bias=False),
     _pool((3, 3, 13, 5), 1, weights="sliced"),

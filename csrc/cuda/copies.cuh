@@ -25,11 +25,16 @@ __device__ void copy_async_first(T* to, const T* from, int count) {
                "r"(count * static_cast<int>(sizeof(T)))
                : "memory");
 #else
+  Pack<T, kVectorSize<T> > pack = {};
   if (count == kVectorSize<T>) {
-    store_pack(to, load_pack<kVectorSize<T> >(from));
+    pack = load_pack<kVectorSize<T> >(from);
   } else {
-    for (int i = 0; i < count; ++i) to[i] = from[i];
+#pragma unroll
+    for (int i = 0; i < kVectorSize<T>; ++i) {
+      if (i < count) pack[i] = from[i];
+    }
   }
+  store_pack(to, pack);
 #endif
 }
 

@@ -215,14 +215,17 @@ bool matches_any(const DwConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
 Work work_any(const DwConv2dParams& p) {
   const double bytes = element_bytes(p.dtype), macs = outputs(p) * taps(p.window);
-  // Sectors of 32 bytes, which neighbouring threads share where their elements are neighbours.
-  const double sector = (p.y_stride.c == 1 ? p.x_stride.c : p.x_stride.w) == 1 ? bytes : 32;
+  // Sectors of 32 bytes, which neighbouring threads share where their elements are neighbours. Those of channels are
+  // as far apart in the weights as their windows are large; those of pixels are the same.
+  const bool by_channels = p.y_stride.c == 1;
+  const double sector = (by_channels ? p.x_stride.c : p.x_stride.w) == 1 ? bytes : 32;
+  const double weight_sector = by_channels ? std::min(32.0, taps(p.window) * bytes) : bytes;
   Work work{};
   work.blocks = ceil_div(p.batch * p.channels * p.out_h * p.out_w, kThreads);
   work.threads = kThreads, work.registers = 64, work.shared_bytes = 0;
   work.dram_bytes = tensor_bytes(p);
   work.l2_bytes = covered(p, p.channels) * sector * std::max(1.0, taps(p.window) / 3) + outputs(p) * bytes;
-  work.l1_bytes = macs * (sector + bytes) + outputs(p) * bytes;
+  work.l1_bytes = macs * (sector + weight_sector) + outputs(p) * bytes;
   work.ffma = macs;
   work.instructions = macs * 20 + outputs(p) * 150;  // 64-bit offsets a tap; divisions an output
   work.round_trips = std::max(1.0, taps(p.window) / 4);

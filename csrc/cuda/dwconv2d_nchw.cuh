@@ -11,6 +11,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "copies.cuh"
 #include "device.h"
@@ -115,10 +116,10 @@ PlaneGrid plane_grid_of(const DwConv2dParams& p, int64_t outputs) {
   return grid;
 }
 
-// Smaller tiles where there are fewer blocks than four an SM.
+// Smaller tiles where there are fewer blocks than two an SM.
 template <class Traits>
 PlaneGrid plane_grid(const DwConv2dParams& p) {
-  const int64_t enough_blocks = 4 * current_device().sms;
+  const int64_t enough_blocks = 2 * current_device().sms;
   for (int64_t outputs = Traits::kMaxOutputs;; outputs /= 2) {
     const PlaneGrid grid = plane_grid_of<Traits>(p, outputs);
     const bool fits = plane_bytes<Traits>(grid) <= Traits::kMaxBytes;
@@ -304,12 +305,26 @@ Work work_nchw_planes(const DwConv2dParams& p) {
     work.threads = Traits::kThreads, work.registers = Traits::kRegisters;
     work.shared_bytes = plane_bytes<Traits>(grid);
     work.dram_bytes = tensor_bytes(p);
-    work.l2_bytes = (copied + outputs(p) + weights) * bytes;
-    // A lane's access to shared memory takes a bank of 4 bytes, whatever the dtype.
-    work.l1_bytes = (copied + outputs(p) * 2 + weights) * bytes + outputs(p) * 4 + weights * 4 +
-                    columns_of_threads * (thread_rows * Traits::kInColumns + Traits::kTaps + 1) * 4;
-    work.ffma = columns_of_threads * Traits::kTaps * Traits::kColumns *
-                (Traits::kSkips ? grid.rows : grid.rows + Traits::kOpen);
+    // A run ends inside a sector unless it is made of whole ones; so do a block's weights.
+    const double x_run = (grid.planes > 1 ? grid.planes * p.in_h : in_rows) * p.in_w * bytes;
+    const double y_run = grid.planes * grid.band * grid.width * bytes;
+    const double edges = (std::fmod(x_run, 32) > 0 ? 32 : 0) + (std::fmod(y_run, 32) > 0 ? 32 : 0) + 32;
+    work.l2_bytes = (copied + outputs(p) + weights) * bytes + work.blocks * edges;
+    // Copies are written to shared memory, results written and read there, by warps of which some are not full. A
+    // lane's access takes a bank of 4 bytes, whatever the dtype. Columns that are 8 bytes apart share half of the
+    // banks, and so, about, do the rows and planes that lanes of a warp work on.
+    const int64_t threads_w = ceil_div(grid.width, Traits::kColumns);
+    const double warps = work.blocks * std::ceil(grid.planes * grid.row_groups * threads_w / 32.0);
+    const double conflict = std::max(kStride * Traits::kColumns * bytes / 4, threads_w < 32 ? 1.6 : 1.0);
+    const double accesses = conflict * (thread_rows * Traits::kInColumns + grid.rows * Traits::kColumns) +
+                            (grid.planes > 1 ? conflict : 1) * (Traits::kTaps + 1);
+    work.l1_bytes =
+        (copied + outputs(p)) * 2 * bytes + weights * (bytes + 4) + 128 * (warps * accesses + work.blocks * 8.0);
+    // Of n rows of outputs those in the last rows of their windows n times, the others for kOpen - 1 more each group.
+    const double group_rows = p.out_h + 1.0 * grid.bands * grid.row_groups * (Traits::kOpen - 1);
+    work.ffma = Traits::kSkips ? columns_of_threads * Traits::kTaps * Traits::kColumns * grid.rows
+                               : total * grid.tiles_w * threads_w * Traits::kColumns * kKernel *
+                                     (p.out_h + group_rows * Traits::kOpen * kStride);
     const double converted = bytes == 2 ? 1 : 0;
     work.instructions = work.ffma + (copied + outputs(p)) / Traits::kVec * 22 + weights * 45 +
                         columns_of_threads * (thread_rows * (7 + Traits::kInColumns * (2 + converted)) +

@@ -5,11 +5,13 @@
 // 16-byte copies, three rows ahead of the sums, zeros for what lies outside: no border is left in the inner loop, and
 // the loads in flight need no registers. A lane makes 4 bytes of channels with its weights in registers, and keeps
 // open the sums of all the outputs that a row takes part in, so that each row is read and converted once.
-// Warps share nothing, so there is no barrier over the block.
+// Warps share nothing but the weights, so there is no barrier over the block after the first.
 //
 // Read of x per output, for bands of 14 rows: 4 / 4 + 2 / 4 columns, times 16 / 14 rows = 1.7 for 3x3 at stride 1,
 // where a thread per output reads 9. Neighbouring strips read the columns that they share from L1.
 #pragma once
+
+#include <cstring>
 
 #include "copies.cuh"
 #include "device.h"
@@ -22,7 +24,7 @@ namespace mbv1::cuda {
 template <class Element, int kWindow, int kStep>
 struct StripTraits {
   using T = Element;
-  static constexpr int kKernel = kWindow, kStride = kStep;
+  static constexpr int kKernel = kWindow, kStride = kStep, kTaps = kKernel * kKernel;
   static constexpr int kWarps = kKernel == 7 ? 2 : 4, kThreads = 32 * kWarps;
   static constexpr int kColumns = 4;
   static constexpr int kInColumns = (kColumns - 1) * kStride + kKernel;
@@ -37,7 +39,8 @@ struct StripTraits {
   // Outputs of a column whose sums are open from one step of kStride rows to the next.
   static constexpr int kOpen = (kKernel - 1) / kStride;
   static constexpr int kRingVectors = kRing * kRowVectors, kWarpVectors = kRingVectors + 32;
-  static constexpr int kSharedBytes = kWarps * kWarpVectors * kVectorBytes;
+  static constexpr int kWeightElements = 32 * kLaneChannels * kTaps;  // 4 bytes a tap and lane
+  static constexpr int kSharedBytes = kWarps * kWarpVectors * kVectorBytes + 32 * 4 * kTaps;
   static_assert(kColumns * kPixelVectors == 32);  // a lane stores one vector of a row of outputs
   static_assert((kRing & (kRing - 1)) == 0 && kSharedBytes <= 48 * 1024);
   // A strip reads kKernel - kStride rows that the one above it reads too.
@@ -45,12 +48,12 @@ struct StripTraits {
   static constexpr int kMinBand = kKernel - 1;
   // What the registers of an SM allow: at most 96, 128 and 255 of 65,536 a thread.
   static constexpr int kBlocks = kKernel == 3 ? 5 : 4;
-  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3   ? 56
-                                                      : kKernel == 5 ? 80
+  static constexpr int kRegisters = sizeof(T) == 4 ? (kKernel == 3   ? 64
+                                                      : kKernel == 5 ? 88
                                                                      : 128)
-                                                   : (kKernel == 3   ? 88
+                                                   : (kKernel == 3   ? 96
                                                       : kKernel == 5 ? 128
-                                                                     : 216);
+                                                                     : 160);
 };
 
 // The two numbers of a word. Volatile: hoisted out of a loop, the results would be the registers that this saves.
@@ -70,7 +73,7 @@ __device__ inline void unpack_here(uint32_t word, float& low, float& high) {
 template <class Traits>
 struct LaneWeights {
   using T = typename Traits::T;
-  static constexpr int kLaneChannels = Traits::kLaneChannels, kTaps = Traits::kKernel * Traits::kKernel;
+  static constexpr int kLaneChannels = Traits::kLaneChannels, kTaps = Traits::kTaps;
   static constexpr bool kPacked = kTaps * kLaneChannels > 64;
 
   __device__ void set(int tap, const Pack<T, kLaneChannels>& weight) {
@@ -106,18 +109,18 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     dwconv2d_nhwc_strips_kernel(DwConv2dParams p, StripGrid grid) {
   using T = typename Traits::T;
-  constexpr int kKernel = Traits::kKernel, kStride = Traits::kStride, kOpen = Traits::kOpen;
+  constexpr int kKernel = Traits::kKernel, kStride = Traits::kStride, kTaps = Traits::kTaps, kOpen = Traits::kOpen;
   constexpr int kColumns = Traits::kColumns, kInColumns = Traits::kInColumns;
   constexpr int kLaneChannels = Traits::kLaneChannels, kRing = Traits::kRing;
   using Lane = Pack<T, kLaneChannels>;
   __shared__ uint4 memory[Traits::kWarps][Traits::kWarpVectors];
+  __shared__ T shared_weights[Traits::kWeightElements];  // [channel][tap]
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int lanes = 1 << grid.log2_lanes;
   const DivMod block = divmod(blockIdx.x, grid.channel_groups);
   const int64_t first_channel = block.remainder * lanes * kLaneChannels;
   const int64_t first_strip = (block.quotient * Traits::kWarps + warp) << (5 - grid.log2_lanes);
-  if (first_strip >= grid.strips) return;
   uint4* const ring = memory[warp];
   uint4* const staging = ring + Traits::kRingVectors;
 
@@ -157,17 +160,23 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
 
   const int64_t channel = first_channel + (lane & (lanes - 1)) * kLaneChannels;
   const bool computes = channel < p.channels;
+  // Neighbouring threads follow the taps of a channel, which is how (C, 1, KH, KW) lies in memory.
+  for (int e = threadIdx.x; e < lanes * kLaneChannels * kTaps; e += Traits::kThreads) {
+    const int c = e / kTaps, tap = e % kTaps;
+    const T* weight = static_cast<const T*>(p.weight) + (first_channel + c) * p.weight_stride_c +
+                      tap / kKernel * p.weight_stride_h + tap % kKernel * p.weight_stride_w;
+    shared_weights[e] = first_channel + c < p.channels ? *weight : from_float<T>(0.f);
+  }
+  __syncthreads();
+  if (first_strip >= grid.strips) return;
   LaneWeights<Traits> weights;
   float bias[kLaneChannels] = {};
-  const T* weight = static_cast<const T*>(p.weight) + channel * p.weight_stride_c;
+  const T* lane_weights = shared_weights + (lane & (lanes - 1)) * kLaneChannels * kTaps;
 #pragma unroll
-  for (int tap = 0; tap < kKernel * kKernel; ++tap) {
-    const int64_t offset = tap / kKernel * p.weight_stride_h + tap % kKernel * p.weight_stride_w;
-    Lane pack = {};
+  for (int tap = 0; tap < kTaps; ++tap) {
+    Lane pack;
 #pragma unroll
-    for (int v = 0; v < kLaneChannels; ++v) {
-      if (computes) pack[v] = weight[v * p.weight_stride_c + offset];
-    }
+    for (int v = 0; v < kLaneChannels; ++v) pack[v] = lane_weights[v * kTaps + tap];
     weights.set(tap, pack);
   }
 #pragma unroll
@@ -179,12 +188,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
   const auto read_row = [&] {
     wait_async<kRing - 2>();
     __syncwarp();
-    const Lane* row = reinterpret_cast<const Lane*>(ring + (next_row + 1) % kRing * Traits::kRowVectors) + lane;
+    const auto* row = reinterpret_cast<const uint32_t*>(ring + (next_row + 1) % kRing * Traits::kRowVectors) + lane;
     copy_next_row();
 #pragma unroll
     for (int j = 0; j < kInColumns; ++j) {
+      const uint32_t word = row[j * 32];
+      Lane pixel;
+      memcpy(&pixel, &word, sizeof(word));
 #pragma unroll
-      for (int v = 0; v < kLaneChannels; ++v) x[j][v] = to_float(row[j * 32][v]);
+      for (int v = 0; v < kLaneChannels; ++v) x[j][v] = to_float(pixel[v]);
     }
   };
   // sums = before + row i of the window times x
@@ -307,9 +319,10 @@ Work work_nhwc_strips(const DwConv2dParams& p) {
     work.threads = Traits::kThreads, work.registers = Traits::kRegisters, work.shared_bytes = Traits::kSharedBytes;
     work.dram_bytes = tensor_bytes(p);
     work.l2_bytes = row_bytes * distinct_columns + y_bytes + work.blocks * (lane_weights * bytes * 32);
-    // Into the ring and out of it; results to staging, from there, and to y.
-    work.l1_bytes = row_bytes * columns + warps * in_rows * Traits::kInColumns * 128 + warps * grid.band * 512 * 3 +
-                    warps * 32 * lane_weights * bytes;
+    // Into the ring, with zeros around x, and out of it; results to staging, from there, and to y; and the weights:
+    // from memory to shared memory by each block, to registers by each warp.
+    work.l1_bytes = row_bytes * columns + warps * in_rows * Traits::kInColumns * 256 + warps * grid.band * 512 * 3 +
+                    work.blocks * lane_weights * 32 * (2 * bytes + 4) + warps * lane_weights * 128;
     const double lane_outputs = Traits::kColumns * Traits::kLaneChannels;
     work.ffma = warps * 32 * grid.band * lane_outputs * taps;
     // Of a lane: per row the copies, the reads of the ring and what converts them; per output row what converts

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "../common/params.h"
@@ -55,6 +56,14 @@ __device__ Pack<T, kSize> load_pack(const T* from) {
 template <class T, int kSize>
 __device__ void store_pack(T* to, const Pack<T, kSize>& pack) {
   *reinterpret_cast<Pack<T, kSize>*>(to) = pack;
+}
+
+// A whole vector to global memory, by one store: what is in registers the compiler may store element by element.
+template <class T>
+__device__ void store_vector(T* to, const Pack<T, kVectorSize<T>>& pack) {
+  uint4 words;
+  memcpy(&words, &pack, sizeof(words));
+  __stwb(reinterpret_cast<uint4*>(to), words);
 }
 
 // The elements rounded to T, pairs of 2-byte types by one instruction.
@@ -120,7 +129,7 @@ struct DivMod {
 };
 
 // Of non-negative numbers. The 64-bit division is a subroutine of about 70 instructions on every GPU.
-__device__ inline DivMod divmod(int64_t a, int64_t b) {
+__host__ __device__ inline DivMod divmod(int64_t a, int64_t b) {
   if (((a | b) >> 31) == 0) {
     const uint32_t quotient = static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
     return {quotient, static_cast<uint32_t>(a) - quotient * static_cast<uint32_t>(b)};

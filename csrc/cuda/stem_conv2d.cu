@@ -1,166 +1,135 @@
-// Dense convolution of few input channels, as a net's first layer: a matrix product over K = KH * KW * C whose
-// pixel tile is gathered from x, see matrix_tile.cuh. K runs over (i, j, c), so that in NHWC a row of the window is
-// contiguous. 3x3 of 3 channels is K = 27: one slice in float16, two in float32.
+// Dense convolution of few input channels, as a net's first layer: the table, and the kernel that takes any window,
+// strides and alignment. Those of MobileNet's own first layer are in stem_conv2d_k3s2.cu.
 //
-// stem_conv2d_nhwc, _nchw  by the layout of x and y
-// stem_conv2d_any          any other strides
+// stem_conv2d_any  A thread makes 8 channels of a pixel, so that a value of x serves 8 FMA. Weights and the places of
+//                  x go through shared memory, kSlice of K = KH * KW * C at a time, and 8 values of x are under way.
 
+#include <algorithm>
 #include <cmath>
 
-#include "kernels.h"
-#include "matrix_tile.cuh"
+#include "numeric.cuh"
+#include "stem_conv2d.h"
 #include "work.h"
 
 namespace mbv1::cuda {
 namespace {
 
-// 128 pixels x 32 outputs, the width of MobileNet's stem. A thread gathers one pixel.
-constexpr int kPixelWarps = 4, kOutputWarps = 1;
-constexpr int kThreads = 32 * kPixelWarps * kOutputWarps;
+constexpr int kThreads = 128, kOutputs = 8, kSlice = 32, kAtOnce = 8;
 
-template <class T, Layout kLayout>
-using TileFor = std::conditional_t<kLayout == Layout::kNhwc, MatrixTile<T, false, kLayout, kPixelWarps, kOutputWarps>,
-                                   MatrixTile<T, false, kLayout, kOutputWarps, kPixelWarps>>;
-
-template <class Tile>
-struct StemTraits {
-  static constexpr int kElements = Tile::kPixelElements + Tile::kWeightElements;
-  static constexpr int kBytes = max_of(kElements * static_cast<int>(sizeof(typename Tile::T)), Tile::kStagingBytes);
-  static_assert(Tile::kPixels == kThreads && Tile::kSlice <= kThreads);
-  static_assert(Tile::kPixelElements * sizeof(typename Tile::T) % kVectorBytes == 0);
-  static_assert(kBytes <= 40 * 1024);  // and offsets
-};
-
-// Where one k of the slice lies, relative to a window's first pixel and to an output's weights.
+// Where one k of the slice lies, relative to a window's first pixel.
 struct Tap {
-  int64_t x_offset, weight_offset;
+  int64_t x_offset;
   int32_t i, j;  // i < 0 past the end of K
 };
 
-__device__ inline Tap tap_of(int64_t k, const StemConv2dParams& p) {
-  const DivMod pixel = divmod(k, p.in_channels), row = divmod(pixel.quotient, p.window.kernel_w);
-  const int64_t c = pixel.remainder, j = row.remainder, i = row.quotient;
-  if (i >= p.window.kernel_h) return {0, 0, -1, 0};
-  return {c * p.x_stride.c + i * p.x_stride.h + j * p.x_stride.w,
-          c * p.weight_stride_c + i * p.weight_stride_h + j * p.weight_stride_w, static_cast<int32_t>(i),
-          static_cast<int32_t>(j)};
-}
+template <class T>
+__global__ void __launch_bounds__(kThreads, 5) stem_conv2d_any_kernel(StemConv2dParams p, int64_t groups) {
+  __shared__ Tap taps[kSlice];
+  __shared__ __align__(kVectorBytes) float weights[kSlice][kOutputs];
 
-template <class T, Layout kLayout>
-__global__ void __launch_bounds__(kThreads)
-    stem_conv2d_kernel(StemConv2dParams p, Output output, int64_t output_tiles) {
-  using Tile = TileFor<T, kLayout>;
-  using Traits = StemTraits<Tile>;
-  __shared__ __align__(kVectorBytes) unsigned char memory[Traits::kBytes];
-  __shared__ Tap taps[Tile::kSlice];
-  T* pixels = reinterpret_cast<T*>(memory);
-  T* weights = pixels + Tile::kPixelElements;
-
-  const DivMod block = divmod(blockIdx.x, output_tiles);
-  const int64_t first_pixel = block.quotient * Tile::kPixels, first_output = block.remainder * Tile::kOutputs;
-  const DivMod row = divmod(first_pixel + threadIdx.x, p.out_w), image = divmod(row.quotient, p.out_h);
-  const bool exists = first_pixel + threadIdx.x < output.pixels;
+  const DivMod block = divmod(blockIdx.x, groups);
+  const int64_t first_output = block.remainder * kOutputs, pixel = block.quotient * kThreads + threadIdx.x;
+  const DivMod row = divmod(pixel, p.out_w), image = divmod(row.quotient, p.out_h);
+  const bool exists = image.quotient < p.batch;
   const int64_t top = image.remainder * p.window.stride_h - p.window.pad_top;
   const int64_t left = row.remainder * p.window.stride_w - p.window.pad_left;
-  const T* x = static_cast<const T*>(p.x) + image.quotient * p.x_stride.n;
-  const int64_t corner = top * p.x_stride.h + left * p.x_stride.w;
-  const T* weight = static_cast<const T*>(p.weight) + first_output * p.weight_stride_o;
+  const T* x = static_cast<const T*>(p.x) + image.quotient * p.x_stride.n + top * p.x_stride.h + left * p.x_stride.w;
   const int64_t size_k = p.in_channels * p.window.kernel_h * p.window.kernel_w;
 
-  float sums[Tile::kSums] = {};
-#pragma unroll 1
-  for (int64_t first_k = 0; first_k < size_k; first_k += Tile::kSlice) {
-    if (threadIdx.x < Tile::kSlice) taps[threadIdx.x] = tap_of(first_k + threadIdx.x, p);
-    __syncthreads();  // the taps are there, and the slice before this one is multiplied
-#pragma unroll 1
-    for (int k = 0; k < Tile::kSlice; k += Tile::kVec) {
-      Pack<T, Tile::kVec> pack;
+  float sums[1][kOutputs];
 #pragma unroll
-      for (int v = 0; v < Tile::kVec; ++v) {
-        const Tap& tap = taps[k + v];
-        const bool inside_x = exists && tap.i >= 0 && inside(top + tap.i, p.in_h) && inside(left + tap.j, p.in_w);
-        pack[v] = inside_x ? x[corner + tap.x_offset] : from_float<T>(0.f);
+  for (int o = 0; o < kOutputs; ++o) {
+    const bool has_bias = p.bias != nullptr && first_output + o < p.out_channels;
+    sums[0][o] = has_bias ? to_float(static_cast<const T*>(p.bias)[(first_output + o) * p.bias_stride]) : 0.f;
+  }
+#pragma unroll 1
+  for (int64_t first_k = 0; first_k < size_k; first_k += kSlice) {
+    __syncthreads();  // the slice before this one is multiplied
+    for (int e = threadIdx.x; e < kSlice * kOutputs; e += kThreads) {
+      const int o = e / kSlice, k = e % kSlice;
+      const DivMod column = divmod(first_k + k, p.in_channels), tap = divmod(column.quotient, p.window.kernel_w);
+      const int64_t c = column.remainder, j = tap.remainder, i = tap.quotient;
+      const bool has_tap = first_k + k < size_k;
+      if (o == 0) {
+        taps[k] = {c * p.x_stride.c + i * p.x_stride.h + j * p.x_stride.w, has_tap ? static_cast<int32_t>(i) : -1,
+                   static_cast<int32_t>(j)};
       }
-      Tile::store_pixel(pixels, threadIdx.x, k, pack);
-    }
-    for (int e = threadIdx.x; e < Tile::kOutputs * Tile::kSlice; e += kThreads) {
-      const int o = e / Tile::kSlice, k = e % Tile::kSlice;
-      const bool inside_weight = taps[k].i >= 0 && first_output + o < p.out_channels;
-      weights[o * Tile::kRowPitch + k] =
-          inside_weight ? weight[o * p.weight_stride_o + taps[k].weight_offset] : from_float<T>(0.f);
+      const T* weight = static_cast<const T*>(p.weight) + (first_output + o) * p.weight_stride_o +
+                        c * p.weight_stride_c + i * p.weight_stride_h + j * p.weight_stride_w;
+      weights[k][o] = has_tap && first_output + o < p.out_channels ? to_float(*weight) : 0.f;
     }
     __syncthreads();
-    Tile::multiply(sums, pixels, weights);
+    const int size = static_cast<int>(min(static_cast<int64_t>(kSlice), size_k - first_k));
+#pragma unroll 1
+    for (int first = 0; first < size; first += kAtOnce) {
+      float values[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const Tap& tap = taps[first + k];
+        const bool inside_x = exists && tap.i >= 0 && inside(top + tap.i, p.in_h) && inside(left + tap.j, p.in_w);
+        values[k] = inside_x ? to_float(x[tap.x_offset]) : 0.f;
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) sums[0][o] = fmaf(weights[first + k][o], values[k], sums[0][o]);
+      }
+    }
   }
-  Tile::finish(sums, reinterpret_cast<float*>(memory), output, first_pixel, first_output);
-}
-
-template <Layout kLayout>
-cudaError_t launch(const StemConv2dParams& p, cudaStream_t stream) {
-  const Output output{p.bias,
-                      nullptr,
-                      p.y,
-                      Strides4{},
-                      p.y_stride,
-                      p.bias_stride,
-                      p.batch * p.out_h * p.out_w,
-                      p.out_channels,
-                      p.out_h,
-                      p.out_w,
-                      p.activation,
-                      are_vectors(p.y, p.y_stride, p.out_h, p.out_w, p.dtype, kLayout),
-                      false};
-  return dispatch_dtype(p.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using Tile = TileFor<T, kLayout>;
-    const int64_t output_tiles = ceil_div(p.out_channels, Tile::kOutputs);
-    const int64_t blocks = output_tiles * ceil_div(output.pixels, Tile::kPixels);
-    if (const cudaError_t error = check_grid(blocks); error != cudaSuccess) return error;
-    stem_conv2d_kernel<T, kLayout><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p, output, output_tiles);
-    return cudaGetLastError();
-  });
-}
-
-template <Layout kLayout>
-Work work(const StemConv2dParams& p) {
-  return work_of_dtype(p.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using Tile = TileFor<T, kLayout>;
-    const double pixels = 1.0 * p.batch * p.out_h * p.out_w, size_k = p.in_channels * taps(p.window);
-    const double output_tiles = ceil_div(p.out_channels, Tile::kOutputs), slices = std::ceil(size_k / Tile::kSlice);
-    const double blocks = output_tiles * std::ceil(pixels / Tile::kPixels);
-    Work work = tile_work<Tile>(blocks, slices, tensor_bytes(p), pixels * p.out_channels * sizeof(T), false,
-                                StemTraits<Tile>::kBytes, 1);
-    // The windows of a block's pixels meet in L1.
-    const double gathered = blocks * slices * Tile::kSlice * Tile::kPixels;
-    work.l2_bytes += (covered(p, p.in_channels) * output_tiles * p.window.kernel_h - gathered) * sizeof(T);
-    work.instructions += gathered * 12;
-    work.round_trips = 1 + 2 * slices;
-    return work;
-  });
+  if (!exists) return;
+  activate(sums, p.activation);
+  T* y = static_cast<T*>(p.y) + image.quotient * p.y_stride.n + image.remainder * p.y_stride.h +
+         row.remainder * p.y_stride.w + first_output * p.y_stride.c;
+#pragma unroll
+  for (int o = 0; o < kOutputs; ++o) {
+    if (first_output + o < p.out_channels) y[o * p.y_stride.c] = from_float<T>(sums[0][o]);
+  }
 }
 
 bool matches_any(const StemConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
-template <Layout kLayout>
-bool matches(const StemConv2dParams& p) {
-  return matches_any(p) && has_layout(p.x_stride, kLayout) && has_layout(p.y_stride, kLayout);
+int64_t groups_of(const StemConv2dParams& p) { return ceil_div(p.out_channels, kOutputs); }
+
+int64_t blocks_of(const StemConv2dParams& p) {
+  return groups_of(p) * ceil_div(p.batch * p.out_h * p.out_w, kThreads);
 }
 
 Work work_any(const StemConv2dParams& p) {
-  return p.y_stride.c == 1 ? work<Layout::kNhwc>(p) : work<Layout::kNchw>(p);
+  const double bytes = element_bytes(p.dtype), size_k = p.in_channels * taps(p.window);
+  const double slices = std::ceil(size_k / kSlice), multiplied = std::ceil(size_k / kAtOnce) * kAtOnce;
+  const double pixels = 1.0 * p.batch * p.out_h * p.out_w, y_bytes = pixels * p.out_channels * bytes;
+  Work work{};
+  work.blocks = blocks_of(p);
+  const double threads = 1.0 * work.blocks * kThreads, warps = threads / 32;
+  work.threads = kThreads, work.registers = 96, work.shared_bytes = kSlice * (sizeof(Tap) + kOutputs * sizeof(float));
+  work.dram_bytes = tensor_bytes(p);
+  // The windows of a block's pixels meet in L1.
+  work.l2_bytes =
+      covered(p, p.in_channels) * groups_of(p) * bytes + y_bytes + work.blocks * size_k * kOutputs * bytes;
+  // Per k a warp reads x, its place (16 bytes a lane that all share) and 8 weights.
+  work.l1_bytes = threads * size_k * bytes + y_bytes + warps * multiplied * (3 * 4 * 128);
+  work.ffma = threads * multiplied * kOutputs;
+  work.instructions = work.ffma + threads * (multiplied * 20 + slices * 150 + 200);
+  work.round_trips = slices * (1 + kSlice / kAtOnce);
+  return work;
 }
 
 cudaError_t launch_any(const StemConv2dParams& p, cudaStream_t stream) {
-  return p.y_stride.c == 1 ? launch<Layout::kNhwc>(p, stream) : launch<Layout::kNchw>(p, stream);
+  const int64_t blocks = blocks_of(p);
+  if (const cudaError_t error = check_grid(blocks); error != cudaSuccess) return error;
+  return dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    stem_conv2d_any_kernel<T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p, groups_of(p));
+    return cudaGetLastError();
+  });
 }
 
 }  // namespace
 
 KernelTable<Kernel<StemConv2dParams>> stem_conv2d_kernels() {
   static constexpr Kernel<StemConv2dParams> kKernels[] = {
-      {"stem_conv2d_nhwc", matches<Layout::kNhwc>, work<Layout::kNhwc>, launch<Layout::kNhwc>},
-      {"stem_conv2d_nchw", matches<Layout::kNchw>, work<Layout::kNchw>, launch<Layout::kNchw>},
+      {"stem_conv2d_nhwc_k3s2", matches_stem_k3s2<true>, work_stem_k3s2<true>, launch_stem_k3s2<true>},
+      {"stem_conv2d_nchw_k3s2", matches_stem_k3s2<false>, work_stem_k3s2<false>, launch_stem_k3s2<false>},
       {"stem_conv2d_any", matches_any, work_any, launch_any},
   };
   return kKernels;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -139,6 +141,19 @@ def test_explain_prefers_cuda() -> None:
     explanation = mbv1_kernels.explain(call.op, *call.args, **call.kwargs)
     assert explanation.chosen == "cuda"
     assert explanation.kernel.startswith("dwconv2d_nhwc_k3") and explanation.kernel.endswith("_f16")
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", CUDA_DTYPES)
+def test_first_layers_of_mobilenets_get_their_own_kernel(dtype: str, layout: str) -> None:
+    """Every width and resolution of the paper, symmetric and TensorFlow's padding."""
+    for channels, size, padding in itertools.product(
+        (8, 16, 24, 32), (128, 160, 192, 224), ((1, 1, 1, 1), (0, 1, 0, 1))
+    ):
+        case = Case("stem_conv2d", (1, 3, size, size), (3, 3), channels)
+        call = build(case, DTYPES[dtype], layout, "cuda")
+        explanation = mbv1_kernels.explain(call.op, *call.args, stride=2, padding=padding)
+        assert explanation.kernel == f"stem_conv2d_{layout}_k3s2_{dtype}"
 
 
 @pytest.mark.parametrize("op", backends.OPS)
