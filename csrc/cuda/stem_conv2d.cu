@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "matrix_tile.cuh"
+#include "matrix_work.h"
 #include "work.h"
 
 namespace mbv1::cuda {
