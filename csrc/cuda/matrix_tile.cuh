@@ -18,6 +18,7 @@
 namespace mbv1::cuda {
 
 constexpr int max_of(int a, int b) { return a > b ? a : b; }
+constexpr int min_of(int a, int b) { return a < b ? a : b; }
 
 template <class Element, bool kTf32, Layout kTileLayout, int kWarpsM, int kWarpsN, int kWarpM = 32,
           int kTileGroups = 1>

@@ -18,6 +18,17 @@ constexpr bool kIsAmpere = false;
 constexpr bool kIsAmpere = true;
 #endif
 
+// Shared memory of an SM of the architecture that is compiled for, as far as it has a say in a kernel's registers.
+#if !defined(__CUDA_ARCH__) || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
+constexpr int kSmSharedBytes = 228 * 1024;
+#elif __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870
+constexpr int kSmSharedBytes = 164 * 1024;
+#elif __CUDA_ARCH__ < 800
+constexpr int kSmSharedBytes = 64 * 1024;
+#else
+constexpr int kSmSharedBytes = 100 * 1024;
+#endif
+
 template <class T, bool kTf32>
 constexpr bool kHasMma = std::is_same_v<T, __half> || (kIsAmpere && (kTf32 || std::is_same_v<T, __nv_bfloat16>));
 

@@ -26,9 +26,9 @@ struct PwTraits {
       max_of(kStages * Shape::kGroups * kStageElements * static_cast<int>(sizeof(T)), Tile::kStagingBytes);
   static constexpr int kSharedBytes = kBytes + 24 * Shape::kPixels;  // with the places of the pixels
   static_assert(kSharedBytes <= 64 * 1024);                          // what sm_75 has
-  // 128 registers a thread: 512 threads an SM hide the latency of shared memory and of the epilogue's stores. The
-  // 64 KB of sm_75 hold one block, which may have all registers.
-  static constexpr int kBlocksPerSm = kIsAmpere ? 512 / Tile::kThreads : 1;
+  // 128 registers a thread: 512 threads an SM hide the latency of shared memory and of the epilogue's stores. Where
+  // shared memory holds fewer blocks, each may have more registers.
+  static constexpr int kBlocksPerSm = max_of(1, min_of(512 / Tile::kThreads, kSmSharedBytes / (kSharedBytes + 1024)));
 };
 
 template <class T, bool kTf32, Layout kLayout, class Shape>
