@@ -5,6 +5,9 @@
 // memory, which the next tile's operands may be filling meanwhile.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "numeric.cuh"
 
 namespace mbv1::cuda {
@@ -120,6 +123,18 @@ __device__ void trade_in_quad(float (&values)[4][kWords]) {
   }
 }
 
+// One store of the pack's 8 or 16 bytes. A Pack is a struct of elements, which the compiler may store one by one
+// where the same values are also stored so.
+template <class T, int kCount>
+__device__ void store_bits(T* to, const Pack<T, kCount>& pack) {
+  constexpr int kBytes = sizeof(pack);
+  static_assert(kBytes == 8 || kBytes == 16);
+  using Bits = std::conditional_t<kBytes == 16, uint4, uint2>;
+  Bits bits;
+  memcpy(&bits, &pack, kBytes);
+  *reinterpret_cast<Bits*>(to) = bits;
+}
+
 // Finishes kCount neighbours along a row of the tile and writes them. `row` and `column` are those of the tile.
 template <class T, Layout kLayout, int kCount, int kPixels>
 __device__ void finish_pack(const float* sums, int row, int column, const Output& output,
@@ -167,7 +182,7 @@ __device__ void finish_pack(const float* sums, int row, int column, const Output
 #pragma unroll
   for (int v = 0; v < kCount; ++v) pack[v] = from_float<T>(values[v]);
   if (output.y_vectors && whole) {
-    store_pack(y + y_place, pack);
+    store_bits(y + y_place, pack);
   } else {
 #pragma unroll
     for (int v = 0; v < kCount; ++v) {
