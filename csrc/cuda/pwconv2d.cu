@@ -63,12 +63,12 @@ bool matches_tf32(const PwConv2dParams& p) {
 bool matches_any(const PwConv2dParams& p) { return has_cuda_kernels(p.dtype); }
 
 Work work_any(const PwConv2dParams& p) {
-  return p.y_stride.c == 1 ? work<Layout::kNhwc, Shape<64, 64>>(p) : work<Layout::kNchw, Shape<64, 64>>(p);
+  return p.y_stride.c == 1 ? work<Layout::kNhwc, Shape<128, 64>>(p) : work<Layout::kNchw, Shape<128, 64>>(p);
 }
 
 cudaError_t launch_any(const PwConv2dParams& p, cudaStream_t stream) {
-  return p.y_stride.c == 1 ? launch<Layout::kNhwc, Shape<64, 64>>(p, stream)
-                           : launch<Layout::kNchw, Shape<64, 64>>(p, stream);
+  return p.y_stride.c == 1 ? launch<Layout::kNhwc, Shape<128, 64>>(p, stream)
+                           : launch<Layout::kNchw, Shape<128, 64>>(p, stream);
 }
 
 template <Layout kLayout, class Shape>
@@ -89,23 +89,15 @@ KernelTable<Kernel<PwConv2dParams>> pwconv2d_kernels() {
   static constexpr Kernel<PwConv2dParams> kKernels[] = {
       tf32_line<kNhwc, Shape<128, 128>>("pwconv2d_nhwc_128x128_tf32"),
       tf32_line<kNhwc, Shape<128, 64>>("pwconv2d_nhwc_128x64_tf32"),
-      tf32_line<kNhwc, Shape<64, 64>>("pwconv2d_nhwc_64x64_tf32"),
-      tf32_line<kNhwc, Shape<128, 32>>("pwconv2d_nhwc_128x32_tf32"),
       tf32_line<kNhwc, Shape<32, 32, 4>>("pwconv2d_nhwc_splitk_tf32"),
       tf32_line<kNchw, Shape<128, 128>>("pwconv2d_nchw_128x128_tf32"),
       tf32_line<kNchw, Shape<128, 64>>("pwconv2d_nchw_128x64_tf32"),
-      tf32_line<kNchw, Shape<64, 64>>("pwconv2d_nchw_64x64_tf32"),
-      tf32_line<kNchw, Shape<128, 32>>("pwconv2d_nchw_128x32_tf32"),
       tf32_line<kNchw, Shape<32, 32, 4>>("pwconv2d_nchw_splitk_tf32"),
       line<kNhwc, Shape<128, 128>>("pwconv2d_nhwc_128x128"),
       line<kNhwc, Shape<128, 64>>("pwconv2d_nhwc_128x64"),
-      line<kNhwc, Shape<64, 64>>("pwconv2d_nhwc_64x64"),
-      line<kNhwc, Shape<128, 32>>("pwconv2d_nhwc_128x32"),
       line<kNhwc, Shape<32, 32, 4>>("pwconv2d_nhwc_splitk"),
       line<kNchw, Shape<128, 128>>("pwconv2d_nchw_128x128"),
       line<kNchw, Shape<128, 64>>("pwconv2d_nchw_128x64"),
-      line<kNchw, Shape<64, 64>>("pwconv2d_nchw_64x64"),
-      line<kNchw, Shape<128, 32>>("pwconv2d_nchw_128x32"),
       line<kNchw, Shape<32, 32, 4>>("pwconv2d_nchw_splitk"),
       {"pwconv2d_any", matches_any, work_any, launch_any},
   };

@@ -34,8 +34,7 @@ struct PwTraits {
 template <class T, bool kTf32, Layout kLayout, class Shape>
 cudaError_t launch_pwconv2d(const PwConv2dParams& p, cudaStream_t stream);
 
-#define MBV1_PWCONV2D_VARIANTS(declare, T, kTf32)                                                       \
-  declare(T, kTf32, Shape<128, 128>) declare(T, kTf32, Shape<128, 64>) declare(T, kTf32, Shape<64, 64>) \
-      declare(T, kTf32, Shape<128, 32>) declare(T, kTf32, Shape<32, 32, 4>)
+#define MBV1_PWCONV2D_VARIANTS(declare, T, kTf32) \
+  declare(T, kTf32, Shape<128, 128>) declare(T, kTf32, Shape<128, 64>) declare(T, kTf32, Shape<32, 32, 4>)
 
 }  // namespace mbv1::cuda

@@ -210,7 +210,6 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
   constexpr Layout kNhwc = Layout::kNhwc, kNchw = Layout::kNchw;
   static constexpr Kernel<SeparableConv2dParams> kKernels[] = {
       resident_tf32<3, Shape<128, 128>>("separable_conv2d_nhwc_k3_128x128_tf32"),
-      resident_tf32<3, Shape<128, 64>>("separable_conv2d_nhwc_k3_128x64_tf32"),
       resident_tf32<3, Shape<64, 64>>("separable_conv2d_nhwc_k3_64x64_tf32"),
       resident_tf32<3, Shape<32, 64, 4>>("separable_conv2d_nhwc_k3_split_tf32"),
       resident_tf32<5, Shape<64, 64>>("separable_conv2d_nhwc_k5_64x64_tf32"),
@@ -219,7 +218,6 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       slices_tf32<kNhwc, kAnyKernel>("separable_conv2d_nhwc_tf32"),
       slices_tf32<kNchw, kAnyKernel>("separable_conv2d_nchw_tf32"),
       resident<3, Shape<128, 128>>("separable_conv2d_nhwc_k3_128x128"),
-      resident<3, Shape<128, 64>>("separable_conv2d_nhwc_k3_128x64"),
       resident<3, Shape<64, 64>>("separable_conv2d_nhwc_k3_64x64"),
       resident<3, Shape<32, 64, 4>>("separable_conv2d_nhwc_k3_split"),
       resident<5, Shape<64, 64>>("separable_conv2d_nhwc_k5_64x64"),
