@@ -3,7 +3,11 @@
 // separable_conv2d_nhwc_k<K>_<P>x<O>[_tf32]  design A (separable_resident.cuh): patches of P pixels with all channels
 //                                            in shared memory, O output channels at a time; stride 1 and 2
 // separable_conv2d_nhwc_k3_split[_tf32]      the same for few pixels: 32x64 a block, whose warps share out K
-// separable_conv2d_<layout>[_k3][_tf32]      design B (separable_slices.cuh): 64 pixels and 128 outputs a block
+// separable_conv2d_nhwc_k3[_tf32]            design B (separable_slices.cuh): 64 pixels and 128 outputs a block,
+// slices
+//                                            of channels; K that shared memory cannot hold
+// separable_conv2d_nchw_k3[_tf32]            design B for NCHW (separable_bands.cuh): whole rows of outputs
+// separable_conv2d_<layout>[_tf32]           separable_slices.cuh for any window, of pixels read one by one in NCHW
 // separable_conv2d_any                       strides that neither layout has
 // separable_conv2d_unfused                   dwconv2d and pwconv2d, one after the other
 
@@ -12,12 +16,50 @@
 
 #include "kernels.h"
 #include "matrix_work.h"
+#include "separable_bands.h"
 #include "separable_conv2d.h"
 
 namespace mbv1::cuda {
 namespace {
 
 bool matches_any(const SeparableConv2dParams& p) { return has_cuda_kernels(p.dw.dtype); }
+
+// The calls that the kernels for kernel x kernel windows can take: none that is empty, and whole K is an int.
+bool has_plain_window(const SeparableConv2dParams& p, int kernel) {
+  const Window& w = p.dw.window;
+  return matches_any(p) && outputs(p.dw) > 0 && p.dw.channels <= INT16_MAX && w.kernel_h == kernel &&
+         w.kernel_w == kernel && w.stride_h == w.stride_w && w.stride_h <= 2 && w.dilation_h == 1 &&
+         w.dilation_w == 1 && coordinates_fit_int32(p.dw);
+}
+
+// Shared memory that one block can have.
+int block_shared(const Device& device) { return device.shared_bytes - (device.capability >= 80 ? 1024 : 0); }
+
+// Of `out` windows, those whose tap at `first` from the window's start (less the padding) lies inside `in`.
+int64_t windows_inside(int64_t in, int64_t out, int64_t stride, int64_t first) {
+  const int64_t before = first < 0 ? ceil_div(-first, stride) : 0;
+  const int64_t up_to = first < in ? std::min(out, ceil_div(in - first, stride)) : 0;
+  return std::max<int64_t>(0, up_to - before);
+}
+
+// Rows of windows that lie inside x, over all output rows of an image.
+double window_rows(const DwConv2dParams& p) {
+  const Window& w = p.window;
+  double rows = 0;
+  for (int64_t i = 0; i < w.kernel_h; ++i) {
+    rows += windows_inside(p.in_h, p.out_h, w.stride_h, i * w.dilation_h - w.pad_top);
+  }
+  return rows;
+}
+
+// Rows of x under patches of `height` output rows of the stack of all images: of every stretch of a patch inside one
+// image, with the rows that its windows overhang.
+double rows_under(const DwConv2dParams& p, int64_t height, int64_t patches) {
+  const double rows = 1.0 * p.batch * p.out_h, step = std::lcm<int64_t>(height, p.out_h);
+  const double stretches = patches + p.batch - std::ceil(rows / step);
+  const double overhang = p.window.kernel_h - p.window.stride_h;
+  return rows * p.window.stride_h + (stretches - p.batch) * overhang;
+}
 
 // The depthwise half, of `strips` strips of `pixels` neighbours each for all channels, and a load of 16 bytes for
 // each of a strip's inputs of a tap row.
@@ -53,12 +95,8 @@ Work resident_work(const SeparableConv2dParams& p) {
       static_cast<int>(Traits::Plan::shared_bytes(grid, kKernel * kKernel)) + Traits::Plan::kStaticBytes;
   work.dram_bytes = tensor_bytes(p);
 
-  // Rows of x: of every stretch of a patch inside one image, with the rows that its windows overhang.
   const Window& w = p.dw.window;
-  const double rows = 1.0 * p.dw.batch * p.dw.out_h, step = std::lcm<int64_t>(grid.height, p.dw.out_h);
-  const double stretches = grid.patch_rows + p.dw.batch - std::ceil(rows / step);
-  const double overhang = kKernel - w.stride_h, borders = p.dw.batch * overhang;
-  const double in_rows = rows * w.stride_h + stretches * overhang - borders;
+  const double in_rows = rows_under(p.dw, grid.height, grid.patch_rows);
   const double in_columns = covered_width(p.dw) + (grid.columns - 1) * (kKernel - w.stride_w);
   work.l2_bytes = in_rows * in_columns * channels * kBytes * groups;
   const double strips = 1.0 * patches * grid.height * grid.strips_per_row * groups;
@@ -82,22 +120,17 @@ template <class T, bool kTf32, int kKernel, class Shape>
 bool resident_matches_as(const SeparableConv2dParams& p) {
   using Plan = typename ResidentTraits<T, kTf32, kKernel, Shape>::Plan;
   const Device& device = current_device();
-  const int limit = device.shared_bytes - (device.capability >= 80 ? 1024 : 0);  // of a block
   const ResidentGrid grid = Plan::grid(p, device.sms);
-  return Plan::shared_bytes(grid, kKernel * kKernel) + Plan::kStaticBytes <= limit;
+  return Plan::shared_bytes(grid, kKernel * kKernel) + Plan::kStaticBytes <= block_shared(device);
 }
 
 // NHWC with whole 16-byte vectors of channels, and what fits the shared memory of the current device.
 template <int kKernel, class Shape>
 bool resident_matches(const SeparableConv2dParams& p) {
-  const Window& w = p.dw.window;
-  const bool is_special = w.kernel_h == kKernel && w.kernel_w == kKernel && w.stride_h == w.stride_w &&
-                          w.stride_h <= 2 && w.dilation_h == 1 && w.dilation_w == 1 && coordinates_fit_int32(p.dw);
-  if (!matches_any(p) || !is_special || p.pw.y_stride.c != 1) return false;
+  if (!has_plain_window(p, kKernel) || p.pw.y_stride.c != 1) return false;
   if (p.dw.channels % vector_size(p.dw.dtype) != 0 || !channels_are_vectors(p.dw.x, p.dw.x_stride, p.dw.dtype)) {
     return false;
   }
-  if (p.dw.channels > INT16_MAX) return false;  // whole K is an int, and does not fit shared memory by far
   return p.dw.dtype == DType::kFloat32 ? resident_matches_as<float, false, kKernel, Shape>(p)
                                        : resident_matches_as<__half, false, kKernel, Shape>(p);
 }
@@ -126,6 +159,70 @@ template <int kKernel, class Shape>
 constexpr Kernel<SeparableConv2dParams> resident_tf32(const char* name) {
   return {name, resident_matches_tf32<kKernel, Shape>, resident_work<float, true, kKernel, Shape>,
           launch_separable_resident<float, true, kKernel, Shape>};
+}
+
+// ---- design B, NCHW ----
+
+template <class T, bool kTf32>
+Work bands_work(const SeparableConv2dParams& p) {
+  using Traits = BandTraits<T, kTf32>;
+  using Tile = typename Traits::Tile;
+  constexpr double kBytes = sizeof(T), kWavefront = 128;
+  const BandGrid grid = Traits::grid(p);
+  const Window& w = p.dw.window;
+  const double pixels = 1.0 * p.dw.batch * p.dw.out_h * p.dw.out_w, outputs = p.pw.out_channels;
+  const double slices = ceil_div(p.dw.channels, Tile::kSlice), channels = p.dw.channels;
+  Work work = product_work<Tile>(grid.blocks(), slices, pixels * outputs);
+  work.shared_bytes = static_cast<int>(Traits::shared_bytes(grid)) + Traits::kStaticBytes;
+  work.dram_bytes = tensor_bytes(p);
+  // A band's rows of a channel lie together, in all but the outermost sectors.
+  const bool aligned = grid.row_vectors * Tile::kVec == p.dw.in_w;
+  const double x_bytes =
+      rows_under(p.dw, grid.height, grid.bands) * p.dw.in_w * kBytes + grid.bands * (aligned ? 0 : 30);
+  add_copies(work, x_bytes * channels * grid.output_tiles, sizeof(T), true);
+  add_copies(work, grid.bands * outputs * channels * kBytes, sizeof(T), weights_are_vectors(p.pw));
+  add_copies(work, grid.blocks() * channels * (taps(w) + 1) * kBytes, sizeof(T), false);
+  const double y_bytes = pixels * outputs * kBytes * (p.pw.residual == nullptr ? 1 : 2);
+  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
+  // 32 pixels of a channel: 9 elements each, which are 8 bytes apart at stride 2 of float32; three rows of taps and
+  // the bias; one store.
+  const double made = grid.blocks() * slices * Tile::kSlice * Tile::kPixels;
+  const double element_wavefronts = kBytes * w.stride_w > 4 ? 2 : 1;
+  work.l1_bytes += made / 32 * (taps(w) * element_wavefronts + w.kernel_h + 2) * kWavefront;
+  const double macs =
+      p.dw.batch * window_rows(p.dw) * p.dw.out_w * w.kernel_w * slices * Tile::kSlice * grid.output_tiles;
+  work.ffma += macs;
+  work.instructions += macs * (kBytes == 2 ? 4 : 3) + made * 12;  // loads, selections, conversions; a row's address
+  work.round_trips = 1 + std::ceil(slices / (grid.stages - 1));
+  return work;
+}
+
+template <class T, bool kTf32>
+bool bands_match_as(const SeparableConv2dParams& p) {
+  using Traits = BandTraits<T, kTf32>;
+  const Device& device = current_device();
+  const BandGrid grid = Traits::grid(p);
+  return grid.copies <= Traits::kThreads && Traits::shared_bytes(grid) + Traits::kStaticBytes <= block_shared(device);
+}
+
+bool bands_match(const SeparableConv2dParams& p) {
+  const bool is_nchw = has_layout(p.dw.x_stride, Layout::kNchw) && has_layout(p.pw.y_stride, Layout::kNchw);
+  if (!has_plain_window(p, 3) || !is_nchw || !is_aligned(p.dw.x)) return false;
+  if (p.dw.out_w > kBandPixels) return false;
+  return p.dw.dtype == DType::kFloat32 ? bands_match_as<float, false>(p) : bands_match_as<__half, false>(p);
+}
+
+bool bands_match_tf32(const SeparableConv2dParams& p) {
+  return p.dw.dtype == DType::kFloat32 && p.pw.allow_tf32 && bands_match(p);
+}
+
+Work bands_work_of(const SeparableConv2dParams& p) {
+  return work_of_dtype(p.dw.dtype, [&](auto type) { return bands_work<typename decltype(type)::type, false>(p); });
+}
+
+cudaError_t launch_bands(const SeparableConv2dParams& p, cudaStream_t stream) {
+  return dispatch_dtype(
+      p.dw.dtype, [&](auto type) { return launch_separable_bands<typename decltype(type)::type, false>(p, stream); });
 }
 
 // ---- design B ----
@@ -214,7 +311,8 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       resident_tf32<3, Shape<32, 64, 4>>("separable_conv2d_nhwc_k3_split_tf32"),
       resident_tf32<5, Shape<64, 64>>("separable_conv2d_nhwc_k5_64x64_tf32"),
       slices_tf32<kNhwc, 3>("separable_conv2d_nhwc_k3_tf32"),
-      slices_tf32<kNchw, 3>("separable_conv2d_nchw_k3_tf32"),
+      {"separable_conv2d_nchw_k3_tf32", bands_match_tf32, bands_work<float, true>,
+       launch_separable_bands<float, true>},
       slices_tf32<kNhwc, kAnyKernel>("separable_conv2d_nhwc_tf32"),
       slices_tf32<kNchw, kAnyKernel>("separable_conv2d_nchw_tf32"),
       resident<3, Shape<128, 128>>("separable_conv2d_nhwc_k3_128x128"),
@@ -222,7 +320,7 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       resident<3, Shape<32, 64, 4>>("separable_conv2d_nhwc_k3_split"),
       resident<5, Shape<64, 64>>("separable_conv2d_nhwc_k5_64x64"),
       slices<kNhwc, 3>("separable_conv2d_nhwc_k3"),
-      slices<kNchw, 3>("separable_conv2d_nchw_k3"),
+      {"separable_conv2d_nchw_k3", bands_match, bands_work_of, launch_bands},
       slices<kNhwc, kAnyKernel>("separable_conv2d_nhwc"),
       slices<kNchw, kAnyKernel>("separable_conv2d_nchw"),
       {"separable_conv2d_any", matches_any, work_any, launch_any},

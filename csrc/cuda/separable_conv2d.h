@@ -56,8 +56,8 @@ cudaError_t launch_separable_slices(const SeparableConv2dParams& p, cudaStream_t
   declare(T, kTf32, 3, Shape<128, 128>) declare(T, kTf32, 3, Shape<64, 64>) declare(T, kTf32, 3, Shape<32, 64, 4>) \
       declare(T, kTf32, 5, Shape<64, 64>)
 
-#define MBV1_SEPARABLE_SLICES_VARIANTS(declare, T, kTf32)                 \
-  declare(T, kTf32, Layout::kNhwc, 3) declare(T, kTf32, Layout::kNchw, 3) \
-      declare(T, kTf32, Layout::kNhwc, kAnyKernel) declare(T, kTf32, Layout::kNchw, kAnyKernel)
+#define MBV1_SEPARABLE_SLICES_VARIANTS(declare, T, kTf32)                          \
+  declare(T, kTf32, Layout::kNhwc, 3) declare(T, kTf32, Layout::kNhwc, kAnyKernel) \
+      declare(T, kTf32, Layout::kNchw, kAnyKernel)
 
 }  // namespace mbv1::cuda
