@@ -191,6 +191,7 @@ CASES: tuple[Case, ...] = (
     _sep((2, 72, 9, 14), 3, 136, padding=1, dw_activation="relu", activation="relu", weights="packed"),
     _sep((3, 136, 7, 7), 3, 72, padding=1, dw_activation="relu", residual="like_x"),
     _sep((1, 16, 20, 75), 3, 24, stride=2, padding=1, dw_activation="relu6"),
+    _sep((3, 24, 9, 10), 3, 40, stride=2, padding=1, dw_activation="relu"),
     _sep((1, 8, 3, 150), 3, 8, padding=1),
     _sep((2, 24, 11, 9), 5, 40, stride=2, padding=2, activation="relu"),
     _sep((1, 16, 13, 11), 3, 24, padding=2, dilation=2, activation="relu"),

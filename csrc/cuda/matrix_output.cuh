@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstring>
-#include <type_traits>
 
 #include "numeric.cuh"
 
@@ -123,16 +122,15 @@ __device__ void trade_in_quad(float (&values)[4][kWords]) {
   }
 }
 
-// One store of the pack's 8 or 16 bytes. A Pack is a struct of elements, which the compiler may store one by one
-// where the same values are also stored so.
+// One store of the pack's 16 bytes: the compiler would split it where the same values are also stored one by one.
 template <class T, int kCount>
-__device__ void store_bits(T* to, const Pack<T, kCount>& pack) {
-  constexpr int kBytes = sizeof(pack);
-  static_assert(kBytes == 8 || kBytes == 16);
-  using Bits = std::conditional_t<kBytes == 16, uint4, uint2>;
-  Bits bits;
-  memcpy(&bits, &pack, kBytes);
-  *reinterpret_cast<Bits*>(to) = bits;
+__device__ void store_whole(T* to, const Pack<T, kCount>& pack) {
+  static_assert(sizeof(pack) == kVectorBytes);
+  uint4 bits;
+  memcpy(&bits, &pack, sizeof(bits));
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x),
+               "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
 }
 
 // Finishes kCount neighbours along a row of the tile and writes them. `row` and `column` are those of the tile.
@@ -182,7 +180,7 @@ __device__ void finish_pack(const float* sums, int row, int column, const Output
 #pragma unroll
   for (int v = 0; v < kCount; ++v) pack[v] = from_float<T>(values[v]);
   if (output.y_vectors && whole) {
-    store_bits(y + y_place, pack);
+    store_whole(y + y_place, pack);
   } else {
 #pragma unroll
     for (int v = 0; v < kCount; ++v) {

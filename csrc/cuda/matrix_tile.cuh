@@ -261,8 +261,10 @@ class RowCopies {
   template <class Offset>
   __device__ RowCopies(const void* data, int64_t stride_k, bool vectors, int64_t rows_left, const Offset& offset)
       : stride_k_(stride_k), vectors_(vectors) {
-    const int thread = threadIdx.x % Tile::kGroupThreads;
-    row_ = thread / Tile::kPacks, k_ = thread % Tile::kPacks * Tile::kVec;
+    // A warp's 8 rows one after another: 8 lanes then write to distinct banks, as an ldmatrix reads.
+    const int thread = threadIdx.x % Tile::kGroupThreads, lane = thread % 32;
+    row_ = thread / 32 * 8 + lane % 8, k_ = lane / 8 * Tile::kVec;
+    static_assert(Tile::kPacks == 4);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int row = row_ + i * kStep;

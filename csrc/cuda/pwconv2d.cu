@@ -29,10 +29,15 @@ Work work_as(const PwConv2dParams& p) {
   work.dram_bytes = tensor_bytes(p);
   // Every tile of outputs reads its pixels, every tile of pixels the weights.
   const bool x_vectors = are_vectors(p.x, p.x_stride, p.h, p.w, p.dtype, kLayout);
-  add_copies(work, pixels * k * kBytes * output_tiles, sizeof(T), x_vectors);
-  add_copies(work, outputs * k * kBytes * pixel_tiles, sizeof(T), weights_are_vectors(p));
-  const double y_bytes = pixels * outputs * kBytes * (p.residual == nullptr ? 1 : 2);
-  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
+  // Rows of pixels that may start anywhere in a sector end in another.
+  const double edges = kLayout == Layout::kNhwc || x_vectors ? 0 : 30 * pixel_tiles;
+  const double multiplied = pixel_tiles * output_tiles * rounds * Tile::kGroups * Tile::kSlice * kBytes;
+  add_copies(work, (pixels * kBytes + edges) * k * output_tiles, multiplied * Tile::kPixels, sizeof(T), x_vectors);
+  add_copies(work, outputs * k * kBytes * pixel_tiles, multiplied * Tile::kOutputs, sizeof(T),
+             weights_are_vectors(p));
+  add_outputs(work, p, kLayout);
+  work.l1_bytes += work.blocks * Tile::kPixels * 56.;  // where the pixels lie, which single elements ask each time
+  if (edges > 0) work.l1_bytes += multiplied / kBytes * Tile::kPixels * 12;
   work.round_trips = 2 + (rounds - 1) / (Traits::kStages - 1);
   return work;
 }

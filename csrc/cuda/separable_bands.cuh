@@ -186,11 +186,11 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32>::kThreads, BandTraits<T, 
   };
 
   constexpr int kLanes = Traits::kThreads / Traits::kPixels, kBatch = 2;  // channels at a time
-  const int pixel = threadIdx.x % Traits::kPixels, own = threadIdx.x / Traits::kPixels;
-  const BandPixel<Traits, kStride> window(p.dw, grid, first_row, first_number, pixel);
+  const BandPixel<Traits, kStride> window(p.dw, grid, first_row, first_number, threadIdx.x % Traits::kPixels);
   const auto make_pixels = [&](const T* x, const float* slice_taps, int first_k) {
+    const int thread = thread_anew(), pixel = thread % Traits::kPixels;
 #pragma unroll 1
-    for (int first = own; first < Tile::kSlice; first += kLanes * kBatch) {
+    for (int first = thread / Traits::kPixels; first < Tile::kSlice; first += kLanes * kBatch) {
       float values[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
@@ -236,7 +236,7 @@ cudaError_t launch_separable_bands(const SeparableConv2dParams& p, cudaStream_t 
   using Traits = BandTraits<T, kTf32>;
   const BandGrid grid = Traits::grid(p);
   Output output = output_of(p.pw, Layout::kNchw);
-  const bool whole_vectors = grid.height * p.dw.out_w % Traits::Tile::kVec == 0;  // every band starts with one
+  const bool whole_vectors = grid.starts_with_vectors(p.dw.out_w, Traits::Tile::kVec);
   output.y_vectors &= whole_vectors, output.residual_vectors &= whole_vectors;
   const auto kernel =
       p.dw.window.stride_h == 1 ? separable_bands_kernel<T, kTf32, 1> : separable_bands_kernel<T, kTf32, 2>;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "device.h"
 #include "matrix_tile.cuh"
@@ -18,6 +19,8 @@ struct BandGrid {
   int64_t bands, output_tiles;  // a block makes a tile of a band
 
   int64_t blocks() const { return bands * output_tiles; }
+  // Whether every band starts at a multiple of the vector size.
+  bool starts_with_vectors(int64_t out_w, int vector) const { return height * out_w % vector == 0; }
 };
 
 constexpr int kBandPixels = 128;
@@ -55,14 +58,18 @@ struct BandTraits {
     }
     const int64_t images = std::min(dw.batch, (height - 1 + dw.out_h - 1) / dw.out_h + 1);  // under a band
     const Strides4& x = dw.x_stride;
-    const bool aligned = x.n % Tile::kVec == 0 && x.c % Tile::kVec == 0 && x.h % Tile::kVec == 0;
+    // Rows start at multiples of this in their first vector.
+    const int64_t unit = std::gcd(std::gcd(x.n, x.c), std::gcd<int64_t>(x.h, Tile::kVec));
     grid.height = static_cast<int>(height);
     grid.in_rows = static_cast<int>((height - 1) * stride + kKernel + (images - 1) * (kKernel - stride));
-    grid.row_vectors = static_cast<int>(ceil_div(dw.in_w + (aligned ? 0 : Tile::kVec - 1), Tile::kVec));
+    grid.row_vectors = static_cast<int>(ceil_div(dw.in_w + Tile::kVec - unit, Tile::kVec));
     grid.copies = grid.in_rows * grid.row_vectors, grid.copy_groups = kThreads / grid.copies;
     grid.bands = ceil_div(rows, height), grid.output_tiles = ceil_div(p.pw.out_channels, Tile::kOutputs);
+    // Two blocks an SM, or one, and what is left for more stages.
+    const int64_t all = current_device().shared_bytes - 1024 - kStaticBytes;
+    const int64_t half = (all - 1024 - kStaticBytes) / 2;
     grid.stages = 2;
-    const int64_t share = current_device().shared_bytes / kBlocksPerSm - 1024 - kStaticBytes;
+    const int64_t share = shared_bytes(grid) <= half ? half : all;
     while (grid.stages < kMaxStages && shared_bytes(grid, grid.stages + 1) <= share) ++grid.stages;
     return grid;
   }

@@ -61,23 +61,37 @@ double rows_under(const DwConv2dParams& p, int64_t height, int64_t patches) {
   return rows * p.window.stride_h + (stretches - p.batch) * overhang;
 }
 
-// The depthwise half, of `strips` strips of `pixels` neighbours each for all channels, and a load of 16 bytes for
-// each of a strip's inputs of a tap row.
-void add_depthwise(Work& work, const DwConv2dParams& p, double strips, double pixels, bool vectors) {
-  const double bytes = element_bytes(p.dtype), vec = kVectorBytes / bytes, channels = p.channels;
-  const double inputs = (pixels - 1) * p.window.stride_w + p.window.kernel_w;
-  const double macs = strips * pixels * channels * taps(p.window);
-  const double loads = strips * p.window.kernel_h * inputs * channels;
-  work.l1_bytes += loads * bytes                                     // of x
-                   + strips * channels * taps(p.window) * bytes / 4  // taps: the same for 4 strips of a warp or more
-                   + strips * pixels * channels * bytes;             // to the tile of middle pixels
-  work.ffma += macs;
+// The depthwise half: FMAs, and elements of x, of its weights and of its result that pass through L1 or shared
+// memory.
+struct Depthwise {
+  double macs, loads, taps, stores;
+};
+
+void add_depthwise(Work& work, const Depthwise& dw, DType dtype, bool vectors) {
+  const double bytes = element_bytes(dtype);
+  work.l1_bytes += (dw.loads + dw.taps + dw.stores) * bytes;
+  work.ffma += dw.macs;
   // FMA; conversions where x has 2 bytes; a load with its bounds and address; activation and rounding.
-  const double converted = bytes == 2 ? loads + strips * channels * taps(p.window) : 0;
-  work.instructions += macs + converted + loads / (vectors ? vec : 1) * 6 + strips * pixels * channels * 4;
+  const double converted = bytes == 2 ? dw.loads + dw.taps : 0;
+  work.instructions +=
+      dw.macs + converted + (vectors ? dw.loads * bytes / kVectorBytes * 6 : dw.loads * 14) + dw.stores * 4;
 }
 
 // ---- design A ----
+
+// Of one row of x, the elements that the strips of an output row read.
+double columns_of_strips(const DwConv2dParams& p, const ResidentGrid& grid) {
+  const int64_t inputs = (kResidentStrip - 1) * p.window.stride_w + p.window.kernel_w;
+  double columns = 0;
+  for (int64_t patch = 0; patch < grid.columns; ++patch) {
+    for (int64_t strip = 0; strip < grid.strips_per_row; ++strip) {
+      const int64_t column = patch * grid.width + strip * kResidentStrip;
+      const int64_t left = column * p.window.stride_w - p.window.pad_left;
+      columns += std::max<int64_t>(0, std::min(left + inputs, p.in_w) - std::max<int64_t>(left, 0));
+    }
+  }
+  return columns;
+}
 
 template <class T, bool kTf32, int kKernel, class Shape>
 Work resident_work(const SeparableConv2dParams& p) {
@@ -99,13 +113,21 @@ Work resident_work(const SeparableConv2dParams& p) {
   const double in_rows = rows_under(p.dw, grid.height, grid.patch_rows);
   const double in_columns = covered_width(p.dw) + (grid.columns - 1) * (kKernel - w.stride_w);
   work.l2_bytes = in_rows * in_columns * channels * kBytes * groups;
-  const double strips = 1.0 * patches * grid.height * grid.strips_per_row * groups;
-  add_depthwise(work, p.dw, strips, kResidentStrip, true);
+  // A strip reads its weights anew for each row, and once its bias and where its row lies.
+  const double window_rows_made = p.dw.batch * window_rows(p.dw) * channels * groups;
+  const double strips = window_rows_made * grid.columns * grid.strips_per_row;
+  add_depthwise(work,
+                {.macs = strips * kKernel * kResidentStrip,
+                 .loads = window_rows_made * columns_of_strips(p.dw, grid),
+                 .taps = strips * kKernel + pixels / kResidentStrip * 2 * channels * groups,
+                 .stores = pixels * channels * groups},
+                p.dw.dtype, true);
   const double tap_bytes = grid.blocks() * channels * (taps(w) + (p.dw.bias != nullptr)) * kBytes;
-  add_copies(work, tap_bytes, sizeof(T), false);
-  add_copies(work, patches * outputs * channels * kBytes, sizeof(T), weights_are_vectors(p.pw));
-  const double y_bytes = pixels * outputs * kBytes * (p.pw.residual == nullptr ? 1 : 2);
-  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
+  add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
+  add_copies(work, patches * outputs * channels * kBytes,
+             patches * grid.output_tiles * Tile::kOutputs * grid.padded_k * kBytes, sizeof(T),
+             weights_are_vectors(p.pw));
+  add_outputs(work, p.pw, Layout::kNhwc);
 
   // Taps, then rows of x for every strip of every group of channels; the weights arrive meanwhile, in the ring.
   const double strip_rounds =
@@ -179,20 +201,28 @@ Work bands_work(const SeparableConv2dParams& p) {
   const bool aligned = grid.row_vectors * Tile::kVec == p.dw.in_w;
   const double x_bytes =
       rows_under(p.dw, grid.height, grid.bands) * p.dw.in_w * kBytes + grid.bands * (aligned ? 0 : 30);
-  add_copies(work, x_bytes * channels * grid.output_tiles, sizeof(T), true);
-  add_copies(work, grid.bands * outputs * channels * kBytes, sizeof(T), weights_are_vectors(p.pw));
-  add_copies(work, grid.blocks() * channels * (taps(w) + 1) * kBytes, sizeof(T), false);
-  const double y_bytes = pixels * outputs * kBytes * (p.pw.residual == nullptr ? 1 : 2);
-  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
-  // 32 pixels of a channel: 9 elements each, which are 8 bytes apart at stride 2 of float32; three rows of taps and
-  // the bias; one store.
+  const double staged = grid.blocks() * slices * Tile::kSlice;
+  add_copies(work, x_bytes * channels * grid.output_tiles, staged * grid.copies * kVectorBytes, sizeof(T), true);
+  add_copies(work, grid.bands * outputs * channels * kBytes, staged * Tile::kOutputs * kBytes, sizeof(T),
+             weights_are_vectors(p.pw));
+  const double tap_bytes = grid.blocks() * channels * (taps(w) + 1) * kBytes;
+  add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
+  add_outputs(work, p.pw, Layout::kNchw, grid.starts_with_vectors(p.dw.out_w, Tile::kVec));
+  // A warp's 32 pixels of a channel: 9 elements each, which are 8 bytes apart at stride 2 of float32; three rows of
+  // taps by 16 bytes, four wavefronts each; and for pixels that are not there, too, the bias and a store.
   const double made = grid.blocks() * slices * Tile::kSlice * Tile::kPixels;
-  const double element_wavefronts = kBytes * w.stride_w > 4 ? 2 : 1;
-  work.l1_bytes += made / 32 * (taps(w) * element_wavefronts + w.kernel_h + 2) * kWavefront;
+  const double band = 1.0 * grid.height * p.dw.out_w, last = pixels - (grid.bands - 1) * band;
+  const double warps = (grid.bands - 1) * std::ceil(band / 32) + std::ceil(last / 32);
+  const bool rows_share_banks = grid.row_vectors * kVectorBytes * w.stride_h % 128 == 0;
+  const double element_wavefronts =
+      std::max(kBytes * w.stride_w > 4 ? 2. : 1., rows_share_banks ? 32. / p.dw.out_w : 1.);
+  work.l1_bytes += warps * grid.output_tiles * slices * Tile::kSlice *
+                       (taps(w) * element_wavefronts + 4 * w.kernel_h) * kWavefront +
+                   made / 32 * 2 * kWavefront;
   const double macs =
       p.dw.batch * window_rows(p.dw) * p.dw.out_w * w.kernel_w * slices * Tile::kSlice * grid.output_tiles;
   work.ffma += macs;
-  work.instructions += macs * (kBytes == 2 ? 4 : 3) + made * 12;  // loads, selections, conversions; a row's address
+  work.instructions += made * (taps(w) * (kBytes == 2 ? 8 : 7) + 20);  // addresses, loads, selections, conversions
   work.round_trips = 1 + std::ceil(slices / (grid.stages - 1));
   return work;
 }
@@ -246,11 +276,13 @@ Work slices_work(const SeparableConv2dParams& p) {
   const double run = std::min<double>(covered_width(p.dw), Tile::kPixels * w.stride_w + w.kernel_w);
   work.l2_bytes = pixel_tiles * output_tiles * in_rows * run * channels * kBytes;
   const bool x_vectors = kLayout == Layout::kNhwc && channels_are_vectors(p.dw.x, p.dw.x_stride, p.dw.dtype);
-  add_depthwise(work, p.dw, pixels * output_tiles, 1, x_vectors);
-  add_copies(work, work.blocks * channels * taps(w) * kBytes, sizeof(T), false);
-  add_copies(work, pixel_tiles * outputs * channels * kBytes, sizeof(T), weights_are_vectors(p.pw));
-  const double y_bytes = pixels * outputs * kBytes * (p.pw.residual == nullptr ? 1 : 2);
-  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
+  const double middle = pixels * channels * output_tiles, macs = middle * taps(w);
+  add_depthwise(work, {.macs = macs, .loads = macs, .taps = macs, .stores = middle}, p.dw.dtype, x_vectors);
+  const double tap_bytes = work.blocks * channels * taps(w) * kBytes;
+  add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
+  add_copies(work, pixel_tiles * outputs * channels * kBytes,
+             work.blocks * slices * Tile::kSlice * Tile::kOutputs * kBytes, sizeof(T), weights_are_vectors(p.pw));
+  add_outputs(work, p.pw, kLayout);
   work.round_trips = 1 + slices * (kKernel == 3 ? 3 : taps(w) / 2);
   return work;
 }
@@ -268,10 +300,14 @@ cudaError_t launch_slices(const SeparableConv2dParams& p, cudaStream_t stream) {
   });
 }
 
+// What bands take they do with as many bytes through L1, in two thirds of the instructions and an eighth of the
+// requests to memory.
+bool matches_any_strides(const SeparableConv2dParams& p) { return matches_any(p) && !bands_match(p); }
+
 template <Layout kLayout, int kKernel>
 bool slices_matches(const SeparableConv2dParams& p) {
   const Window& window = p.dw.window;
-  return matches_any(p) && has_layout(p.dw.x_stride, kLayout) && has_layout(p.pw.y_stride, kLayout) &&
+  return matches_any_strides(p) && has_layout(p.dw.x_stride, kLayout) && has_layout(p.pw.y_stride, kLayout) &&
          (kKernel == kAnyKernel || (window.kernel_h == kKernel && window.kernel_w == kKernel));
 }
 
@@ -323,7 +359,7 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       {"separable_conv2d_nchw_k3", bands_match, bands_work_of, launch_bands},
       slices<kNhwc, kAnyKernel>("separable_conv2d_nhwc"),
       slices<kNchw, kAnyKernel>("separable_conv2d_nchw"),
-      {"separable_conv2d_any", matches_any, work_any, launch_any},
+      {"separable_conv2d_any", matches_any_strides, work_any, launch_any},
       {"separable_conv2d_unfused", matches_unfused, work_unfused, launch_unfused, workspace_unfused, further_unfused},
   };
   return kKernels;
