@@ -4,7 +4,17 @@ from mbv1_kernels import __version__
 
 from .checkpoints import CheckpointError
 from .folding import fold_conv_bn
+from .graphed import Graphed, graphed
 from .model import MobileNetV1
 from .summary import Summary, summarize
 
-__all__ = ["CheckpointError", "MobileNetV1", "Summary", "__version__", "fold_conv_bn", "summarize"]
+__all__ = [
+    "CheckpointError",
+    "Graphed",
+    "MobileNetV1",
+    "Summary",
+    "__version__",
+    "fold_conv_bn",
+    "graphed",
+    "summarize",
+]

@@ -166,6 +166,9 @@ CASES: tuple[Case, ...] = (
     _pw((1, 256, 3, 3), 72, activation="relu"),
     _pw((1, 16, 4, 4), 24, weights="strided"),
     _pw((2, 32, 4, 6), 40, residual="like_x", activation="relu"),
+    # Several tiles with a rest both ways, and more slices of K than are in flight, with a rest.
+    _pw((1, 136, 13, 11), 136, activation="relu", residual="like_x"),
+    _pw((1, 72, 10, 14), 264, activation="relu6"),
     _sep((2, 32, 14, 14), 3, 64, padding=1, dw_activation="relu", activation="relu"),
     _sep(
         (1, 64, 13, 29),
@@ -184,6 +187,13 @@ CASES: tuple[Case, ...] = (
     _sep((1, 40, 9, 11), 5, 40, padding=2, dw_activation="relu", residual=True),
     _sep((1, 8, 13, 13), 7, 16, stride=2, padding=3, dw_activation="relu", activation="relu", residual=True),
     _sep((2, 16, 8, 8), 3, 36, padding=1, residual="like_x"),
+    # Patches with a rest both ways, across images, of images wider than a tile; several tiles of outputs.
+    _sep((2, 72, 9, 14), 3, 136, padding=1, dw_activation="relu", activation="relu", weights="packed"),
+    _sep((3, 136, 7, 7), 3, 72, padding=1, dw_activation="relu", residual="like_x"),
+    _sep((1, 16, 20, 75), 3, 24, stride=2, padding=1, dw_activation="relu6"),
+    _sep((3, 24, 9, 10), 3, 40, stride=2, padding=1, dw_activation="relu"),
+    _sep((1, 8, 3, 150), 3, 8, padding=1),
+    _sep((2, 24, 11, 9), 5, 40, stride=2, padding=2, activation="relu"),
     _sep((1, 16, 13, 11), 3, 24, padding=2, dilation=2, activation="relu"),
     _sep((1, 5, 11, 12), (8, 9), 6, padding=4, dw_activation="relu"),
     _sep((1, 5, 8, 9), (2, 4), 6, padding=(1, 0, 2, 1), stride=(1, 3)),

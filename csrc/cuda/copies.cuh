@@ -17,27 +17,6 @@ __device__ inline void copy_async_or_zero(void* to, const void* from, bool exist
 #endif
 }
 
-// Up to 16 bytes to shared memory, the rest zeros.
-template <class T>
-__device__ void copy_async_first(T* to, const T* from, int count) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(count * static_cast<int>(sizeof(T)))
-               : "memory");
-#else
-  Pack<T, kVectorSize<T> > pack = {};
-  if (count == kVectorSize<T>) {
-    pack = load_pack<kVectorSize<T> >(from);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kVectorSize<T>; ++i) {
-      if (i < count) pack[i] = from[i];
-    }
-  }
-  store_pack(to, pack);
-#endif
-}
-
 // Elements [first, first + length) of a tensor that starts with a whole vector, as its vectors cover them.
 template <class T>
 struct Run {

@@ -157,8 +157,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   const T* from = static_cast<const T*>(p.x) + (run.first - run.shift());
   for (int e = threadIdx.x; e < runs * vectors; e += Traits::kThreads) {
     const int i = e / vectors, first = (e - i * vectors) * kVec;
-    copy_async_first(tile + i * grid.pitch + first, from + i * p.in_w + first,
-                     min(kVec, run.shift() + run.length - first));
+    copy_async(tile + i * grid.pitch + first, from + i * p.in_w + first, min(kVec, run.shift() + run.length - first));
   }
   commit_async();
 

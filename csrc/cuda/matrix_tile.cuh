@@ -1,4 +1,4 @@
-// The matrix product under pwconv2d, separable_conv2d and stem_conv2d: a block multiplies a tile of pixels with a
+// The matrix product under pwconv2d and separable_conv2d: a block multiplies a tile of pixels with a
 // tile of output channels, slice by slice of K, from shared memory.
 //
 //            A (M x K)            B (K x N)             D (M x N), written along N
@@ -7,76 +7,33 @@
 //
 // so that in either layout both the reads of x and the writes of y follow memory, and no layout is ever copied.
 // Float16, bfloat16 and TF32 run on tensor cores, float32 (and what sm_75 lacks) on FMA, with the same tiles.
+//
+// Where tiles are too few for the device, kGroups groups of warps share out the slices of one tile and add their sums
+// in the order of the groups: split-K inside a block, with no workspace and the same result in every run.
 #pragma once
 
-#include "cost_model.h"
+#include "matrix_output.cuh"
 #include "mma.cuh"
-#include "numeric.cuh"
 
 namespace mbv1::cuda {
 
-enum class Layout { kNhwc, kNchw };
-
 constexpr int max_of(int a, int b) { return a > b ? a : b; }
+constexpr int min_of(int a, int b) { return a < b ? a : b; }
 
-// Where the products go: y = act(product + bias + residual).
-struct Output {
-  const void* bias;      // or null
-  const void* residual;  // or null
-  void* y;
-  Strides4 residual_stride, y_stride;
-  int64_t bias_stride;
-  int64_t pixels, channels, h, w;  // pixels = batch * h * w
-  Activation activation;
-  bool y_vectors, residual_vectors;  // kVectorBytes at a time along N, where the vector is complete
-};
-
-inline bool has_layout(const Strides4& stride, Layout layout) {
-  return (layout == Layout::kNhwc ? stride.c : stride.w) == 1;
-}
-
-inline bool are_vectors(const void* data, const Strides4& stride, int64_t h, int64_t w, DType dtype, Layout layout) {
-  return layout == Layout::kNhwc ? channels_are_vectors(data, stride, dtype)
-                                 : pixels_are_vectors(data, stride, h, w, dtype);
-}
-
-inline bool weights_are_vectors(const PwConv2dParams& p) {
-  return is_aligned(p.weight) && p.weight_stride_k == 1 && p.weight_stride_o % vector_size(p.dtype) == 0;
-}
-
-inline Output output_of(const PwConv2dParams& p, Layout layout) {
-  return {p.bias,
-          p.residual,
-          p.y,
-          p.residual_stride,
-          p.y_stride,
-          p.bias_stride,
-          p.batch * p.h * p.w,
-          p.out_channels,
-          p.h,
-          p.w,
-          p.activation,
-          are_vectors(p.y, p.y_stride, p.h, p.w, p.dtype, layout),
-          are_vectors(p.residual, p.residual_stride, p.h, p.w, p.dtype, layout)};
-}
-
-// Element offset of a pixel's channel 0, or -1 past the end.
-__device__ inline int64_t pixel_offset(int64_t pixel, const Output& output, const Strides4& stride) {
-  if (pixel >= output.pixels) return -1;
-  const DivMod row = divmod(pixel, output.w), image = divmod(row.quotient, output.h);
-  return image.quotient * stride.n + image.remainder * stride.h + row.remainder * stride.w;
-}
-
-template <class Element, bool kTf32, Layout kTileLayout, int kWarpsM, int kWarpsN>
+template <class Element, bool kTf32, Layout kTileLayout, int kWarpsM, int kWarpsN, int kWarpM = 32,
+          int kTileGroups = 1>
 struct MatrixTile {
   using T = Element;
   static constexpr Layout kLayout = kTileLayout;
-  static constexpr bool kIsTf32 = kTf32;
-  static constexpr bool kIsNhwc = kLayout == Layout::kNhwc;
-  // A warp makes 32 x 32: 32 sums a thread, and 2 loads of shared memory an mma.
-  static constexpr int kM = 32 * kWarpsM, kN = 32 * kWarpsN, kThreads = 32 * kWarpsM * kWarpsN;
-  static constexpr int kSums = kM * kN / kThreads;
-  static_assert(kSums == 32);
+  static constexpr bool kIsNhwc = kLayout == Layout::kNhwc, kUsesTf32 = kTf32;
+  // A warp makes 32 x 32 or 64 x 32. An ldmatrix of 512 bytes takes 4 cycles of shared memory, an mma 2 of an A100's
+  // tensor cores: 4 loads to 8 mma at 32 x 32 are balanced, 6 to 16 at 64 x 32 leave the tensor cores the limit.
+  static constexpr int kM = kWarpM * kWarpsM, kN = 32 * kWarpsN;
+  static constexpr int kGroups = kTileGroups, kGroupThreads = 32 * kWarpsM * kWarpsN,
+                       kThreads = kGroupThreads * kGroups;
+  static constexpr int kWarpRows = kWarpM;
+  static constexpr int kSums = kWarpM;  // a thread's, of 32 * kWarpM a warp
+  static_assert(kWarpM == 32 || kWarpM == 64);
   static constexpr int kPixels = kIsNhwc ? kM : kN, kOutputs = kIsNhwc ? kN : kM;
   static constexpr int kVec = kVectorSize<T>;
   static constexpr int kPacks = 4;  // vectors of a slice: two steps of mma
@@ -88,8 +45,21 @@ struct MatrixTile {
   static_assert(kRowPitch * sizeof(T) % 32 == 16 && kColumnPitch * sizeof(T) % kVectorBytes == 0);
   static constexpr int kWeightElements = kOutputs * kRowPitch;
   static constexpr int kPixelElements = kIsNhwc ? kPixels * kRowPitch : kSlice * kColumnPitch;
-  static constexpr int kStagingPitch = kN + 8;
-  static constexpr int kStagingBytes = kM * kStagingPitch * static_cast<int>(sizeof(float));
+  static_assert(kWeightElements * sizeof(T) % kVectorBytes == 0 && kPixelElements * sizeof(T) % kVectorBytes == 0);
+  // Shared memory in which groups meet; one group needs none.
+  static constexpr int kStagingBytes = kGroups > 1 ? kThreads * kSums * static_cast<int>(sizeof(float)) : 0;
+  using TilePlaces = Places<kPixels>;
+
+  static __device__ int group() { return threadIdx.x / kGroupThreads; }
+
+  // Orders the shared memory of a group's own slices.
+  static __device__ void sync_group() {
+    if constexpr (kGroups > 1 && kGroupThreads == 32) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
 
   // Stores a vector of K of one pixel in a pixel tile.
   static __device__ void store_pixel(T* tile, int pixel, int k, const Pack<T, kVec>& pack) {
@@ -101,116 +71,116 @@ struct MatrixTile {
     }
   }
 
-  // Copies `count` elements to shared memory and fills the vector up with zeros.
+  // Copies `count` elements (negative: none) to shared memory and fills the vector up with zeros.
   static __device__ void copy_pack(T* to, const T* from, int64_t stride, int64_t count, bool vectors) {
-    if (vectors && count >= kVec) return copy_async(to, from);
+    if (vectors) return copy_async(to, from, count >= kVec ? kVec : count > 0 ? static_cast<int>(count) : 0);
     Pack<T, kVec> pack;
 #pragma unroll
     for (int v = 0; v < kVec; ++v) pack[v] = v < count ? from[v * stride] : from_float<T>(0.f);
     store_pack(to, pack);
   }
 
-  // `weight` is that of the tile's first output, of `outputs` that are left.
-  static __device__ void load_weights(T* tile, const T* weight, int64_t stride_o, int64_t stride_k, int64_t outputs,
-                                      int64_t first_k, int64_t size_k, bool vectors) {
-    for (int e = threadIdx.x; e < kOutputs * kPacks; e += kThreads) {
-      const int output = e / kPacks, k = e % kPacks * kVec;
-      const int64_t count = output < outputs ? size_k - first_k - k : 0;
-      copy_pack(tile + output * kRowPitch + k, weight + output * stride_o + (first_k + k) * stride_k, stride_k, count,
-                vectors);
-    }
-  }
-
-  static __device__ void multiply(float (&sums)[kSums], const T* pixels, const T* weights) {
+  // sums += a slice of A times one of B. Rows of `a` are `a_pitch` elements apart.
+  static __device__ void multiply(float (&sums)[kSums], const T* pixels, const T* weights, int a_pitch = kRowPitch) {
     const T* a = kIsNhwc ? pixels : weights;
     const T* b = kIsNhwc ? weights : pixels;
     if constexpr (kHasMma<T, kTf32>) {
-      multiply_mma(sums, a, b);
+      multiply_mma(sums, a, b, a_pitch);
     } else {
-      multiply_fma(sums, a, b);
+      multiply_fma(sums, a, b, a_pitch);
     }
   }
 
-  // Writes the tile to y. `staging` may be the memory of the operands, of which no copy may be under way.
+  // Writes the tile of the pixels from first_pixel on. No copy to `staging`, kStagingBytes, may be under way.
   static __device__ void finish(const float (&sums)[kSums], float* staging, const Output& output, int64_t first_pixel,
                                 int64_t first_channel) {
-    __shared__ int64_t y_offset[kPixels], residual_offset[kPixels];
-    __shared__ float bias[kOutputs];
-    for (int i = threadIdx.x; i < kPixels; i += kThreads) {
-      y_offset[i] = pixel_offset(first_pixel + i, output, output.y_stride);
-      residual_offset[i] = pixel_offset(first_pixel + i, output, output.residual_stride);
-    }
-    for (int i = threadIdx.x; i < kOutputs; i += kThreads) {
-      const int64_t channel = first_channel + i;
-      bias[i] = output.bias && channel < output.channels
-                    ? to_float(static_cast<const T*>(output.bias)[channel * output.bias_stride])
-                    : 0.f;
-    }
+    __shared__ TilePlaces places;
+    places.fill(output, first_pixel);
     __syncthreads();
-    store_sums(sums, staging);
-    __syncthreads();
+    store(sums, staging, output, places, first_channel);
+  }
 
-    const T* residual = static_cast<const T*>(output.residual);
-    T* y = static_cast<T*>(output.y);
+  // The same for pixels anywhere.
+  static __device__ void store(const float (&sums)[kSums], float* staging, const Output& output,
+                               const TilePlaces& places, int64_t first_channel) {
+    if constexpr (kGroups > 1) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) staging[i * kThreads + threadIdx.x] = sums[i];
+      __syncthreads();
+    }
+    // A loop, lest the epilogue be unrolled for each of the sums, which a register array would otherwise ask for.
 #pragma unroll 1
-    for (int e = threadIdx.x; e < kM * kN / kVec; e += kThreads) {
-      const int row = e / (kN / kVec), column = e % (kN / kVec) * kVec;
-      const int pixel = kIsNhwc ? row : column, channel = kIsNhwc ? column : row;
-      const int64_t pixels_left = output.pixels - first_pixel - pixel;
-      const int64_t channels_left = output.channels - first_channel - channel;
-      if (pixels_left <= 0 || channels_left <= 0) continue;
-      const int64_t count = kIsNhwc ? channels_left : pixels_left;
-      const int64_t y_channel = (first_channel + channel) * output.y_stride.c;
-      const int64_t residual_channel = (first_channel + channel) * output.residual_stride.c;
-
-      float values[kVec];
+    for (int unit = kGroups > 1 ? group() : 0; unit < kSums / kUnitSums; unit += kGroups) {
+      float values[4][kUnitSums / 4];
 #pragma unroll
-      for (int v = 0; v < kVec; ++v) {
-        values[v] = staging[row * kStagingPitch + column + v] + bias[channel + (kIsNhwc ? v : 0)];
+      for (int i = 0; i < kUnitSums; ++i) {
+        values[i / (kUnitSums / 4)][i % (kUnitSums / 4)] = sum_of_unit(sums, staging, unit, i);
       }
-      if (residual && output.residual_vectors && count >= kVec) {
-        const auto pack = load_pack<kVec>(residual + residual_offset[pixel] + residual_channel);
-#pragma unroll
-        for (int v = 0; v < kVec; ++v) values[v] += to_float(pack[v]);
-      } else if (residual) {
-#pragma unroll
-        for (int v = 0; v < kVec; ++v) {
-          const int64_t offset =
-              kIsNhwc ? residual_offset[pixel] + v * output.residual_stride.c : residual_offset[pixel + v];
-          if (v < count) values[v] += to_float(residual[offset + residual_channel]);
-        }
-      }
-      Pack<T, kVec> pack;
-#pragma unroll
-      for (int v = 0; v < kVec; ++v) pack[v] = from_float<T>(activate(values[v], output.activation));
-      if (output.y_vectors && count >= kVec) {
-        store_pack(y + y_offset[pixel] + y_channel, pack);
-      } else {
-#pragma unroll
-        for (int v = 0; v < kVec; ++v) {
-          const int64_t offset = kIsNhwc ? y_offset[pixel] + v * output.y_stride.c : y_offset[pixel + v];
-          if (v < count) y[offset + y_channel] = pack[v];
-        }
-      }
+      store_unit(values, unit, output, places, first_channel);
     }
   }
 
  private:
-  static constexpr int kColumnThreads = kN / 4, kRowThreads = kM / 8;  // of multiply_fma: 8 x 4 sums a thread
-  static_assert(kColumnThreads * kRowThreads == kThreads);
+  // What a thread has of one row of its warp: with mma, 2 neighbours of each of 4 n8 tiles, and with FMA 4 sums.
+  static constexpr bool kIsMma = kHasMma<T, kTf32>;
+  static constexpr int kUnitSums = kIsMma ? 8 : 4;
 
-  static __device__ int warp_row() { return threadIdx.x / 32 / kWarpsN * 32; }
-  static __device__ int warp_column() { return threadIdx.x / 32 % kWarpsN * 32; }
+  static __device__ int position() { return threadIdx.x % kGroupThreads / 32; }
+  static __device__ int warp_row() { return position() / kWarpsN * kWarpM; }
+  static __device__ int warp_column() { return position() % kWarpsN * 32; }
 
-  static __device__ void multiply_mma(float (&sums)[kSums], const T* a, const T* b) {
+  static __device__ constexpr int sum_index(int unit, int i) {
+    return kIsMma ? (unit / 2 * 4 + i / 2) * 4 + unit % 2 * 2 + i % 2 : unit * 4 + i;
+  }
+
+  static __device__ float sum_of_unit(const float (&sums)[kSums], const float* staging, int unit, int i) {
+    float value = 0.f;
+    if constexpr (kGroups > 1) {
+      const float* first = staging + sum_index(unit, i) * kThreads + threadIdx.x % kGroupThreads;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) value += first[g * kGroupThreads];
+    } else {
+#pragma unroll
+      for (int u = 0; u < kSums / kUnitSums; ++u) {
+        if (u == unit) value = sums[sum_index(u, i)];
+      }
+    }
+    return value;
+  }
+
+  static __device__ void store_unit(float (&values)[4][kUnitSums / 4], int unit, const Output& output,
+                                    const TilePlaces& places, int64_t first_channel) {
+    const int lane = threadIdx.x % 32, in_quad = lane % 4;
+    if constexpr (kIsMma && sizeof(T) == 2) {
+      const int row = warp_row() + unit * 8 + lane / 4;
+      trade_in_quad<2>(values);
+      finish_pack<T, kLayout, 8>(values[0], row, warp_column() + in_quad * 8, output, places, first_channel);
+    } else if constexpr (kIsMma) {
+      const int row = warp_row() + unit * 8 + lane / 4;
+      trade_in_quad<1>(values);
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const int column = warp_column() + pair * 16 + in_quad % 2 * 8 + in_quad / 2 * 4;
+        finish_pack<T, kLayout, 4>(values[2 * pair], row, column, output, places, first_channel);
+      }
+    } else {
+      const int row = warp_row() + fma_row() + 4 * unit;
+      if constexpr (kIsNhwc) trade_in_quad<2>(values);
+      const int column = kIsNhwc ? in_quad * 8 + lane / 4 % 2 * 4 : fma_column() * 4;
+      finish_pack<T, kLayout, 4>(values[0], row, warp_column() + column, output, places, first_channel);
+    }
+  }
+
+  static __device__ void multiply_mma(float (&sums)[kSums], const T* a, const T* b, int a_pitch) {
     const int lane = threadIdx.x % 32;
     constexpr int kStep = 2 * kVec;
+    const T* a_row = a + (warp_row() + lane % 16) * a_pitch + lane / 16 * kVec;
 #pragma unroll
     for (int k = 0; k < kSlice; k += kStep) {
-      uint32_t a_fragments[2][4];
+      uint32_t a_fragments[kWarpM / 16][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        load_matrices(a_fragments[m], a + (warp_row() + m * 16 + lane % 16) * kRowPitch + k + lane / 16 * kVec);
+      for (int m = 0; m < kWarpM / 16; ++m) {
+        load_matrices(a_fragments[m], a_row + m * 16 * a_pitch + k);
         round_fragment(a_fragments[m]);
       }
 #pragma unroll
@@ -219,7 +189,7 @@ struct MatrixTile {
         load_b_fragment(b_fragment, b, k, warp_column() + n * 8, lane);
         round_fragment(b_fragment);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < kWarpM / 16; ++m) {
           mma<T>(sums + (m * 4 + n) * 4, a_fragments[m], b_fragment[0], b_fragment[1]);
           mma<T>(sums + (m * 4 + n + 1) * 4, a_fragments[m], b_fragment[2], b_fragment[3]);
         }
@@ -247,88 +217,77 @@ struct MatrixTile {
     }
   }
 
-  // Rows row_thread + kRowThreads i. Columns column_thread + kColumnThreads j of [n][k], whose pitch of 20 words
+  // A warp's 4 x 8 lanes make rows fma_row() + 4 i. Columns fma_column() + 8 j of [n][k], whose pitch of 20 words
   // then spreads a quarter warp's 16-byte loads over all banks; 4 neighbours in [k][n].
-  static __device__ void multiply_fma(float (&sums)[kSums], const T* a, const T* b) {
-    const int column_thread = threadIdx.x % kColumnThreads, row_thread = threadIdx.x / kColumnThreads;
+  static __device__ int fma_row() { return threadIdx.x % 32 / 8; }
+  static __device__ int fma_column() { return threadIdx.x % 8; }
+
+  static __device__ void multiply_fma(float (&sums)[kSums], const T* a, const T* b, int a_pitch) {
+    a += (warp_row() + fma_row()) * a_pitch;
+    b += warp_column() * (kIsNhwc ? kRowPitch : 1);
 #pragma unroll 1
     for (int k = 0; k < kSlice; k += 4) {
-      Pack<T, 4> a_rows[8], b_packs[4];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) a_rows[i] = load_pack<4>(a + (row_thread + kRowThreads * i) * kRowPitch + k);
+      Pack<T, 4> b_packs[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        b_packs[j] = kIsNhwc ? load_pack<4>(b + (column_thread + kColumnThreads * j) * kRowPitch + k)
-                             : load_pack<4>(b + (k + j) * kColumnPitch + column_thread * 4);
+        b_packs[j] = kIsNhwc ? load_pack<4>(b + (fma_column() + 8 * j) * kRowPitch + k)
+                             : load_pack<4>(b + (k + j) * kColumnPitch + fma_column() * 4);
       }
 #pragma unroll
-      for (int kk = 0; kk < 4; ++kk) {
+      for (int i = 0; i < kSums / 4; ++i) {
+        const auto a_pack = load_pack<4>(a + 4 * i * a_pitch + k);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
+        for (int kk = 0; kk < 4; ++kk) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             const T b_value = kIsNhwc ? b_packs[j][kk] : b_packs[kk][j];
-            sums[i * 4 + j] = fmaf(to_float(a_rows[i][kk]), to_float(b_value), sums[i * 4 + j]);
+            sums[i * 4 + j] = fmaf(to_float(a_pack[kk]), to_float(b_value), sums[i * 4 + j]);
           }
         }
       }
     }
   }
-
-  static __device__ void store_sums(const float (&sums)[kSums], float* staging) {
-    if constexpr (kHasMma<T, kTf32>) {
-      const int lane = threadIdx.x % 32;
-#pragma unroll
-      for (int i = 0; i < kSums; i += 2) {
-        const int row = warp_row() + i / 16 * 16 + i / 2 % 2 * 8 + lane / 4;
-        const int column = warp_column() + i / 4 % 4 * 8 + lane % 4 * 2;
-        *reinterpret_cast<float2*>(staging + row * kStagingPitch + column) = make_float2(sums[i], sums[i + 1]);
-      }
-    } else {
-      const int column_thread = threadIdx.x % kColumnThreads, row_thread = threadIdx.x / kColumnThreads;
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) {
-        const int column = kIsNhwc ? column_thread + kColumnThreads * (i % 4) : column_thread * 4 + i % 4;
-        staging[(row_thread + kRowThreads * (i / 4)) * kStagingPitch + column] = sums[i];
-      }
-    }
-  }
 };
 
-// What a launch of `blocks` tiles does: `slices` slices of K, `stages` of them in flight at a time, with operands
-// from memory by 16-byte copies, or element by element.
-template <class Tile>
-Work tile_work(double blocks, double slices, double dram_bytes, double y_bytes, bool vectors, int shared_bytes,
-               int stages) {
-  constexpr bool kMma = kHasMma<typename Tile::T, Tile::kIsTf32>;
-  constexpr double kBytes = sizeof(typename Tile::T);
-  const double multiplied = blocks * slices, macs = multiplied * Tile::kM * Tile::kN * Tile::kSlice;
-  const double staged = multiplied * (Tile::kM + Tile::kN) * Tile::kSlice * kBytes;
-  Work work{};
-  work.blocks = static_cast<int64_t>(blocks);
-  work.threads = Tile::kThreads, work.registers = 128, work.shared_bytes = shared_bytes;
-  work.dram_bytes = dram_bytes;
-  work.l2_bytes = staged + y_bytes;
-  // A warp reads 64 rows of K for 32 x 32 sums; FMA threads read 12 for 32 sums.
-  const double fragments = kMma ? macs / (32 * 32) * 64 : macs / 32 * 12;
-  work.l1_bytes = staged + fragments * kBytes + y_bytes + blocks * Tile::kM * Tile::kN * 8;
-  work.ffma = kMma ? 0 : macs;
-  work.mma_flops = kMma ? 2 * macs * (kBytes / 2) : 0;
-  const double math = kMma ? macs / (16 * 8 * 32 / kBytes) * 32 : macs;
-  work.instructions =
-      math * 1.5 + staged / kVectorBytes * (vectors ? 8 : 8 * Tile::kVec) + blocks * Tile::kM * Tile::kN * 4;
-  work.round_trips = 1 + slices / stages;
-  return work;
-}
+// What one thread copies of a tile [row][k] in every slice: the weights, and in NHWC the pixels.
+template <class Tile, int kRows>
+class RowCopies {
+  using T = typename Tile::T;
+  static constexpr int kStep = Tile::kGroupThreads / Tile::kPacks, kCount = kRows / kStep;
+  static_assert(kRows % kStep == 0);
 
-template <class Count>
-Work work_of_dtype(DType dtype, Count count) {
-  Work work{};
-  dispatch_dtype(dtype, [&](auto type) {
-    work = count(type);
-    return cudaSuccess;
-  });
-  return work;
-}
+ public:
+  // `offset(row)` counts elements from data, of rows that exist. `vectors`: 16-byte vectors, stride_k = 1.
+  template <class Offset>
+  __device__ RowCopies(const void* data, int64_t stride_k, bool vectors, int64_t rows_left, const Offset& offset)
+      : stride_k_(stride_k), vectors_(vectors) {
+    // A warp's 8 rows one after another: 8 lanes then write to distinct banks, as an ldmatrix reads.
+    const int thread = threadIdx.x % Tile::kGroupThreads, lane = thread % 32;
+    row_ = thread / 32 * 8 + lane % 8, k_ = lane / 8 * Tile::kVec;
+    static_assert(Tile::kPacks == 4);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int row = row_ + i * kStep;
+      from_[i] = static_cast<const T*>(data) + (row < rows_left ? offset(row) + k_ * stride_k : 0);
+    }
+  }
+
+  // Starts the copies of a slice, of which rows_left and k_left exist; `shift` moves all rows.
+  __device__ void copy(T* tile, int64_t first_k, int64_t k_left, int64_t rows_left, int64_t shift = 0) const {
+    const int64_t offset = first_k * stride_k_ + shift;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int row = row_ + i * kStep;
+      Tile::copy_pack(tile + row * Tile::kRowPitch + k_, from_[i] + offset, stride_k_,
+                      row < rows_left ? k_left - k_ : 0, vectors_);
+    }
+  }
+
+ private:
+  const T* from_[kCount];
+  int64_t stride_k_;
+  int row_, k_;
+  bool vectors_;
+};
 
 }  // namespace mbv1::cuda

@@ -18,6 +18,17 @@ constexpr bool kIsAmpere = false;
 constexpr bool kIsAmpere = true;
 #endif
 
+// Shared memory of an SM of the architecture that is compiled for, as far as it has a say in a kernel's registers.
+#if !defined(__CUDA_ARCH__) || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
+constexpr int kSmSharedBytes = 228 * 1024;
+#elif __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870
+constexpr int kSmSharedBytes = 164 * 1024;
+#elif __CUDA_ARCH__ < 800
+constexpr int kSmSharedBytes = 64 * 1024;
+#else
+constexpr int kSmSharedBytes = 100 * 1024;
+#endif
+
 template <class T, bool kTf32>
 constexpr bool kHasMma = std::is_same_v<T, __half> || (kIsAmpere && (kTf32 || std::is_same_v<T, __nv_bfloat16>));
 
@@ -25,12 +36,23 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies 16 bytes to shared memory, where they arrive by the wait_async that covers their commit.
-__device__ inline void copy_async(void* to, const void* from) {
+// Copies the first `count` elements of a 16-byte vector to shared memory, where they arrive by the wait_async that
+// covers their commit, and fills it up with zeros. `from` is aligned even where nothing is read.
+template <class T>
+__device__ void copy_async(T* to, const T* from, int count) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(count * static_cast<int>(sizeof(T)))
+               : "memory");
 #else
-  *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+  Pack<T, kVectorSize<T> > pack;
+  if (count == kVectorSize<T>) {
+    pack = load_pack<kVectorSize<T> >(from);
+  } else {
+#pragma unroll
+    for (int v = 0; v < kVectorSize<T>; ++v) pack[v] = v < count ? from[v] : from_float<T>(0.f);
+  }
+  store_pack(to, pack);
 #endif
 }
 

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) pool_nchw_kernel(PoolLinearParams p,
   const Run<T> run{first_plane * pixels, planes * pixels};
   const T* from = static_cast<const T*>(p.x) + (run.first - run.shift());
   for (int e = threadIdx.x; e < run.vectors(); e += kThreads) {
-    copy_async_first(tile + e * kVec, from + e * kVec, min(kVec, run.shift() + run.length - e * kVec));
+    copy_async(tile + e * kVec, from + e * kVec, min(kVec, run.shift() + run.length - e * kVec));
   }
   commit_async();
   wait_async<0>();

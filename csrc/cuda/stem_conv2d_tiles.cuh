@@ -97,8 +97,8 @@ __device__ void copy_stem_tile(const StemConv2dParams& p, const StemTileAt& at, 
     const int channel = Tile::kIsNhwc ? 0 : line / Tile::kRows, row = line - channel * Tile::kRows;
     const bool exists = inside(top + row, static_cast<int>(p.in_h)) && (vector > 0 || (left > 0 && pad > 0));
     const int count = exists ? max(0, min(elements - first, Tile::kVec)) : 0;
-    copy_async_first(tile + line * Tile::kPitch + place_of_vector<Tile>(vector) * Tile::kVec,
-                     x + row * p.x_stride.h + channel * p.x_stride.c + first, count);
+    copy_async(tile + line * Tile::kPitch + place_of_vector<Tile>(vector) * Tile::kVec,
+               x + row * p.x_stride.h + channel * p.x_stride.c + first, count);
   }
 }
 

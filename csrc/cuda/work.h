@@ -32,6 +32,12 @@ double covered(const Params& p, int64_t channels) {
                   extent(p.in_w, p.out_w, w.stride_w, w.kernel_w, w.dilation_w));
 }
 
+inline double covered_width(const DwConv2dParams& p) {
+  const Window& w = p.window;
+  return std::min(p.in_w,
+                  std::min(p.out_w * w.kernel_w, (p.out_w - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1));
+}
+
 // Each tensor once.
 inline double tensor_bytes(const DwConv2dParams& p) {
   const double weights = p.channels * (taps(p.window) + (p.bias != nullptr));

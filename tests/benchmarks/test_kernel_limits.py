@@ -1,8 +1,4 @@
-"""The limits of the CUDA kernels: spills, bytes in flight, width of accesses, memory traffic.
-
-Kernels that do not keep a limit yet are listed beside it. A list can only shrink: a kernel on it that keeps its limit
-fails the test as one does that breaks it and is not listed.
-"""
+"""The limits of the CUDA kernels: spills, bytes in flight, width of accesses, memory traffic."""
 
 from __future__ import annotations
 
@@ -15,22 +11,17 @@ import pytest
 from benchmarks.kernel_report import binaries, counting, limits
 from tests.test_cuda_executor import _missing
 
-LIMITS: dict[str, set[str]] = {
-    "no spills": set(),
-    "bytes in flight": {"separable_conv2d_kernel"},
-    "unique bytes / floor": set(),
-    "loads of x by 16 bytes": {"separable_conv2d_nchw_k3"},
-    "loads of x: use of sectors": {"separable_conv2d_nchw_k3"},
-    "stores by 16 bytes": set(),
-    "stores: use of sectors": set(),
-    "requested bytes / floor": set(),
-    "DW→PW traffic / floor": set(),
-}
-
-
-def _kernel(subject: str) -> str:
-    """The kernel that a finding is about, without its dtype and layer."""
-    return re.sub(r"_(f16|bf16|f32|tf32)$", "", re.match(r"\w+", subject)[0])
+LIMITS = (
+    "no spills",
+    "bytes in flight",
+    "unique bytes / floor",
+    "loads of x by 16 bytes",
+    "loads of x: use of sectors",
+    "stores by 16 bytes",
+    "stores: use of sectors",
+    "requested bytes / floor",
+    "DW→PW traffic / floor",
+)
 
 
 @cache
@@ -49,7 +40,7 @@ def test_limit(limit: str) -> None:
     findings = [f for f in _findings() if f.limit == limit]
     assert findings
     broken = [f for f in findings if not f.kept]
-    assert {_kernel(f.subject) for f in broken} == LIMITS[limit], "\n".join(map(str, broken))
+    assert not broken, "\n".join(map(str, broken))
 
 
 @pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
@@ -57,13 +48,13 @@ def test_no_limit_is_left_out() -> None:
     assert {f.limit for f in _findings()} == set(LIMITS)
 
 
-#: Ops whose kernels' accounts of their work are not yet within the tolerance everywhere.
+#: Ops whose kernels' accounts of their work are not yet within the tolerance everywhere. The list can only shrink.
 INEXACT = {
-    "launch": {"pwconv2d", "separable_conv2d"},
+    "launch": set(),
     "dram_bytes": set(),
-    "l2_bytes": {"pwconv2d", "separable_conv2d"},
-    "l1_bytes": {"pool_linear", "pwconv2d", "separable_conv2d"},
-    "ffma": {"pool_linear", "separable_conv2d"},
+    "l2_bytes": set(),
+    "l1_bytes": {"pool_linear"},
+    "ffma": {"pool_linear"},
     "mma_flops": set(),
 }
 

@@ -58,6 +58,17 @@ def test_every_variant(case: Case, dtype: str, layout: str) -> None:
             check(call, getattr(torch.ops.mbv1, f"{call.op}_with")(*call.normalized, kernel=kernel))
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "nhwc_sliced"])
+@pytest.mark.parametrize("case", [c for c in CASES if c.op in ("pwconv2d", "separable_conv2d")], ids=str)
+def test_every_tf32_variant(case: Case, layout: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    call = build(case, torch.float32, layout, "cuda")
+    for kernel in _candidates(call):
+        if "tf32" in kernel:
+            y = getattr(torch.ops.mbv1, f"{call.op}_with")(*call.normalized, kernel=kernel)
+            check(call, y, tf32=True)
+
+
 def test_a_kernel_that_does_not_take_the_call_is_refused_by_name() -> None:
     call = build(CASES[0], torch.float16, "nhwc", "cuda")
     with pytest.raises(RuntimeError, match=r"mbv1::dwconv2d: kernel: expected one .*, got 'dwconv2d_nchw_k9_f16'"):

@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -11,6 +12,8 @@
 using namespace cudacpu;
 
 namespace {
+
+std::atomic<uint64_t> launches{0};
 
 std::vector<unsigned char> pack_parameters(const Kernel& kernel, void** arguments) {
   std::vector<unsigned char> packed(kernel.parameter_bytes);
@@ -30,6 +33,7 @@ cudaError_t launch_kernel(const void* host, dim3 grid, dim3 block, void** argume
   const Dim3 g{grid.x, grid.y, grid.z}, b{block.x, block.y, block.z};
   LaunchError error = check_launch(kernel, g, b, shared, function->dynamic_limit, device().limits);
   if (error) return fail_with(error.code, error.message);
+  ++launches;
   error = launch(kernel, g, b, shared, pack_parameters(kernel, arguments).data());
   if (!error) return cudaSuccess;
   set_pending(error.code);
@@ -46,6 +50,9 @@ thread_local std::vector<LaunchConfiguration> configurations;
 }  // namespace
 
 extern "C" {
+
+// For tests: kernels launched since the start of the process.
+__attribute__((visibility("default"))) uint64_t cudacpu_launches() { return launches; }
 
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, void* stream) {
   configurations.push_back({grid, block, shared, stream});

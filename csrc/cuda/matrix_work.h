@@ -1,0 +1,89 @@
+// What the matrix kernels do, for the cost model: the part that a Tile of matrix_tile.cuh decides.
+#pragma once
+
+#include "device.h"
+#include "matrix_tile.cuh"
+#include "work.h"
+
+namespace mbv1::cuda {
+
+// Of `blocks` tiles of `slices` slices each: products and epilogue, from shared memory on. `outputs` of the products
+// exist; the rest of the tiles is multiplied in vain.
+template <class Tile>
+Work product_work(double blocks, double slices, double outputs) {
+  // Turing's tensor cores multiply float16 only.
+  const bool mma = kHasMma<typename Tile::T, Tile::kUsesTf32> &&
+                   (std::is_same_v<typename Tile::T, __half> || current_device().capability >= 80);
+  constexpr double kBytes = sizeof(typename Tile::T), kWarpSums = Tile::kWarpRows * 32;
+  const double macs = blocks * slices * Tile::kM * Tile::kN * Tile::kSlice;
+  Work work{};
+  work.blocks = static_cast<int64_t>(blocks);
+  work.threads = Tile::kThreads, work.registers = 128;
+  // A warp reads its rows and columns by ldmatrix. FMA threads read 4 values of K at a time, and a load of 16 bytes a
+  // lane takes four widths of shared memory (128 bytes), though its rows are the same for many lanes.
+  const double fragments = mma ? macs / kWarpSums * (Tile::kWarpRows + 32) * kBytes
+                               : macs / (kWarpSums * 4) * (Tile::kWarpRows / 4 + 4) * 512;
+  const double met = Tile::kGroups > 1 ? 2.0 * blocks * Tile::kStagingBytes : 0;  // sums of the groups
+  // For 16 bytes of y a lane reads 8 bytes of where its pixel lies (in NCHW its first and last), and a warp a bias.
+  const double finished = blocks * Tile::kM * Tile::kN / (32 * Tile::kVec);
+  work.l1_bytes = fragments + met + finished * ((Tile::kIsNhwc ? 256 : 512) + 64);
+  work.ffma = mma ? 0 : macs;
+  work.mma_flops = mma ? 2 * macs * (kBytes / 2) : 0;
+  // An mma of 16 x 8 sums over 32 bytes of K, and the loads of fragments; TF32 is rounded in registers.
+  const double steps = macs / (kWarpSums * 32 / kBytes) * 32;
+  constexpr int kFragments = Tile::kWarpRows / 16 + 2;
+  const double step = Tile::kWarpRows / 16 * 4 + kFragments * (kBytes == 4 ? 5 : 1) + 2;
+  const double math = mma ? steps * step : macs * (1 + (Tile::kWarpRows / 4 + 4) / (4.0 * Tile::kWarpRows));
+  constexpr double kEpilogue = 14;  // selection, trade, bias, activation, rounding and bounds, of an output
+  work.instructions = math + blocks * Tile::kM * Tile::kN * 4 + outputs * (kEpilogue - 4);
+  return work;
+}
+
+// Copies of `bytes` from memory to shared memory: by 16 bytes each, or element by element, where neighbouring lanes
+// are 16 bytes apart. `staged` are the bytes written there, with the zeros around a rest.
+inline void add_copies(Work& work, double bytes, double staged, int element_bytes, bool vectors) {
+  work.l2_bytes += bytes;
+  work.l1_bytes += bytes * (vectors ? 1 : kVectorBytes / element_bytes) + staged;
+  work.instructions += vectors ? bytes / kVectorBytes * 5 : bytes / element_bytes * 7;
+}
+
+// Elements of y, or of a residual: by 16 bytes each, or one by one. Then each takes a sector with its neighbour lane.
+inline void add_output(Work& work, double elements, int element_bytes, bool vectors) {
+  const double bytes = elements * (vectors ? element_bytes : kVectorBytes);
+  work.l2_bytes += bytes, work.l1_bytes += bytes;
+}
+
+inline void add_outputs(Work& work, const PwConv2dParams& p, Layout layout, bool vectors = true) {
+  const double elements = 1.0 * p.batch * p.h * p.w * p.out_channels;
+  const int bytes = static_cast<int>(element_bytes(p.dtype));
+  add_output(work, elements, bytes, vectors && are_vectors(p.y, p.y_stride, p.h, p.w, p.dtype, layout));
+  if (p.residual == nullptr) return;
+  add_output(work, elements, bytes, vectors && are_vectors(p.residual, p.residual_stride, p.h, p.w, p.dtype, layout));
+}
+
+// `slices` slices of K for `blocks` tiles whose operands come from memory, `stages` slices in flight at a time.
+template <class Tile>
+Work tile_work(double blocks, double slices, double dram_bytes, double y_bytes, bool vectors, int shared_bytes,
+               int stages) {
+  constexpr double kBytes = sizeof(typename Tile::T);
+  Work work = product_work<Tile>(blocks, slices, y_bytes / kBytes);
+  const double staged = blocks * slices * (Tile::kM + Tile::kN) * Tile::kSlice * kBytes;
+  add_copies(work, staged, staged, sizeof(typename Tile::T), vectors);
+  work.shared_bytes = shared_bytes;
+  work.dram_bytes = dram_bytes;
+  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
+  work.round_trips = 1 + slices / stages;
+  return work;
+}
+
+template <class Count>
+Work work_of_dtype(DType dtype, Count count) {
+  Work work{};
+  dispatch_dtype(dtype, [&](auto type) {
+    work = count(type);
+    return cudaSuccess;
+  });
+  return work;
+}
+
+}  // namespace mbv1::cuda

@@ -1,0 +1,7 @@
+#include "separable_resident.cuh"
+
+namespace mbv1::cuda {
+
+MBV1_SEPARABLE_RESIDENT_VARIANTS(MBV1_SEPARABLE_RESIDENT_INSTANTIATE, float, true)
+
+}  // namespace mbv1::cuda
