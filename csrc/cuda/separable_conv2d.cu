@@ -300,8 +300,7 @@ cudaError_t launch_slices(const SeparableConv2dParams& p, cudaStream_t stream) {
   });
 }
 
-// What bands take they do with as many bytes through L1, in two thirds of the instructions and an eighth of the
-// requests to memory.
+// What bands take they do with copies of 16 bytes, where these kernels load a value at a time.
 bool matches_any_strides(const SeparableConv2dParams& p) { return matches_any(p) && !bands_match(p); }
 
 template <Layout kLayout, int kKernel>
