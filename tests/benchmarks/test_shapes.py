@@ -79,7 +79,7 @@ def test_the_files_hold_the_layers_of_the_nets(net):
 
 def test_what_users_report_is_there():
     origins = " ".join(shape.origin for op in OPS for shape in load(op))
-    for issue in (1708, 18631, 74363, 85252, 125362, 129609, 170138, 192902):
+    for issue in (1708, 18631, 74363, 75747, 85252, 125362, 129609, 170138, 192902):
         assert f"pytorch/pytorch#{issue}" in origins
     shapes = load("dwconv")
     assert {s.kernel for s in shapes} >= {(3, 3), (5, 5), (7, 7), (31, 31), (1, 4)}

@@ -17,18 +17,8 @@ from torch import Tensor
 from mbv1_kernels import ACTIVATIONS, backends
 from mbv1_kernels.layout import is_channels_last
 from tests import chains
-from tests.cases import (
-    CASES,
-    DTYPES,
-    LAYOUTS,
-    Call,
-    build,
-    cancelling,
-    every_16_bit_value,
-    expectation,
-    rounded_between,
-    sums_to_round,
-)
+from tests.cases import CASES, DTYPES, LAYOUTS, Call, build, expectation
+from tests.special_calls import cancelling, every_16_bit_value, rounded_between, sums_to_round
 
 _ALIGNMENT = 64  # of torch's memory
 

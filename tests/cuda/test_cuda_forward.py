@@ -10,7 +10,8 @@ import torch
 import mbv1_kernels
 from mbv1_kernels import backends
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, cancelling, check, far_apart, rounded_between
+from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, check
+from tests.special_calls import cancelling, far_apart, rounded_between
 
 CUDA_DTYPES = ["f32", "f16", "bf16"]
 

@@ -8,19 +8,8 @@ import torch
 import mbv1_kernels
 from mbv1_kernels import backends
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import (
-    CASES,
-    DTYPES,
-    LAYOUTS,
-    Case,
-    build,
-    cancelling,
-    check,
-    every_16_bit_value,
-    far_apart,
-    rounded_between,
-    sums_to_round,
-)
+from tests.cases import CASES, DTYPES, LAYOUTS, Case, build, check
+from tests.special_calls import cancelling, every_16_bit_value, far_apart, rounded_between, sums_to_round
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -22,7 +22,8 @@ import mbv1_kernels as mk
 from mbv1_kernels import reference
 from mbv1_kernels import triton as backend
 from mbv1_kernels.layout import is_channels_last
-from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, cancelling, check, rounded_between
+from tests.cases import CASES, DTYPES, LAYOUTS, Call, Case, build, check
+from tests.special_calls import cancelling, rounded_between
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "set TRITON_INTERPRET=1"
 backend.load()
