@@ -134,14 +134,19 @@ void stage_planes(const DwConv2dParams& p, int64_t n, int64_t block, int64_t beg
   }
 }
 
-// Output rows [begin, end) of image n, channels of one block, from x in any memory layout: channel c to
-// y[c * y_step + (oh - begin) * out_w + ow].
-template <class T, class D>
+// Output rows that are made at once.
+inline int64_t plane_rows(const DwConv2dParams& p, int64_t rows) {
+  return smaller(rows, divide_up(kPlanePixels, p.out_w));
+}
+
+// Output rows [begin, end) of image n, channels of one block, from x in any memory layout, to where `place(oh)` says
+// for row oh and, relative to it, the rows behind it that are made at once: [first, last), of which `made(first,
+// last)` hears.
+template <class T, class D, class Place, class Made>
 void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwWeights<T>& weights, int64_t n,
-                      int64_t block, int64_t begin, int64_t end, D* y, int64_t y_step) {
+                      int64_t block, int64_t begin, int64_t end, const Place& place, const Made& made) {
   constexpr int kL = kLanes<Acc<T>>;
-  const int64_t channels = smaller<int64_t>(kL, p.channels - block * kL);
-  const int64_t step = smaller(end - begin, divide_up(kPlanePixels, p.out_w)), pixels = step * p.out_w;
+  const int64_t step = plane_rows(p, end - begin);
   Map<T> map{nullptr, rows_spanned(p.window, step), columns_spanned(p)};
   map.data = workspace<T>(Slot::kInput, map.block_size());
   const int64_t left = smaller<int64_t>(p.window.pad_left, map.columns);
@@ -150,9 +155,6 @@ void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const D
     for (int64_t i = 0; i < left * kL; ++i) row[i] = T{};
     for (int64_t i = (left + p.in_w) * kL; i < map.row_size(); ++i) row[i] = T{};
   }
-  int64_t* offsets = workspace<int64_t>(Slot::kOffsets, pixels);
-  for (int64_t i = 0; i < pixels; ++i) offsets[i] = i * kL;
-  D* made = workspace<D>(Slot::kMaps, pixels * kL);
   int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
   for (int64_t oh = begin; oh < end; oh += step) {
     const int64_t last = smaller(oh + step, end), top = oh * p.window.stride_h - p.window.pad_top;
@@ -160,22 +162,28 @@ void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const D
     const int64_t needed = smaller(p.in_h, top + rows_spanned(p.window, last - oh));
     if (staged < needed) stage_planes(p, n, block, staged, needed, map);
     staged = larger(staged, needed);
-    depthwise_band(p, runs, weights, map, block, block, block + 1, oh, last, made, 0, offsets);
-    const int64_t count = (last - oh) * p.out_w;
-    for (int64_t i = 0; i < count; i += kL) {
-      if (i + kL > count && count >= kL) i = count - kL;  // overlaps the vectors before it
-      const RowsOf<D> rows{made + i * kL, kL, smaller<int64_t>(kL, count - i), kL};
-      D* to = y + (oh - begin) * p.out_w + i;
-      transpose_columns(rows, 0, channels, [&](int64_t c, auto v) MBV1_LAMBDA {
-        if (rows.rows == kL) {
-          __builtin_memcpy(to + c * y_step, &v, sizeof v);
-        } else {
-          D values[kL];
-          __builtin_memcpy(values, &v, sizeof v);
-          for (int64_t k = 0; k < rows.rows; ++k) to[c * y_step + k] = values[k];
-        }
-      });
-    }
+    const DwPlace<D> to = place(oh);
+    depthwise_band(p, runs, weights, map, block, block, block + 1, oh, last, to.y, 0, to.offsets);
+    made(oh, last);
+  }
+}
+
+// `count` pixels of `channels` channels, at most a vector of them, from from[pixel][kLanes] to planes `step` apart.
+template <class T>
+void store_pixels(const T* from, int64_t count, int64_t channels, T* to, int64_t step) {
+  constexpr int kL = kLanes<Acc<T>>;
+  for (int64_t i = 0; i < count; i += kL) {
+    if (i + kL > count && count >= kL) i = count - kL;  // overlaps the vectors before it
+    const RowsOf<T> rows{from + i * kL, kL, smaller<int64_t>(kL, count - i), kL};
+    transpose_columns(rows, 0, channels, [&](int64_t c, auto v) MBV1_LAMBDA {
+      if (rows.rows == kL) {
+        __builtin_memcpy(to + c * step + i, &v, sizeof v);
+      } else {
+        T values[kL];
+        __builtin_memcpy(values, &v, sizeof v);
+        copy_less<kL / 2>(values, rows.rows, to + c * step + i);
+      }
+    });
   }
 }
 
@@ -188,11 +196,21 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   const int64_t bands = smaller(divide_up(p.out_h, 8), divide_up(threads.count * kItemsPerThread, p.batch * blocks));
   const int64_t band = divide_up(p.out_h, bands);
   parallel(threads, p.batch * blocks * bands, [&](int64_t begin, int64_t end) {
+    constexpr int kL = kLanes<Acc<T>>;
+    const int64_t pixels = plane_rows(p, band) * p.out_w;
+    T* pixel_major = workspace<T>(Slot::kMaps, pixels * kL);
+    int64_t* offsets = workspace<int64_t>(Slot::kOffsets, pixels);
+    for (int64_t i = 0; i < pixels; ++i) offsets[i] = i * kL;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % bands * band, block = item / bands % blocks, n = item / bands / blocks;
-      const int64_t c = block * kLanes<Acc<T>>;
-      T* y = static_cast<T*>(p.y) + n * p.y_stride.n + c * p.y_stride.c + first * p.y_stride.h;
-      depthwise_planes(p, runs, weights, n, block, first, smaller(first + band, p.out_h), y, p.y_stride.c);
+      T* y = static_cast<T*>(p.y) + n * p.y_stride.n + block * kL * p.y_stride.c;
+      depthwise_planes(
+          p, runs, weights, n, block, first, smaller(first + band, p.out_h),
+          [&](int64_t) { return DwPlace<T>{pixel_major, offsets}; },
+          [&](int64_t oh, int64_t last) {
+            store_pixels(pixel_major, (last - oh) * p.out_w, smaller<int64_t>(kL, p.channels - block * kL),
+                         y + oh * p.y_stride.h, p.y_stride.c);
+          });
     }
   });
 }

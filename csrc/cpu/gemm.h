@@ -1,7 +1,7 @@
 // The matrix product under pwconv2d, separable_conv2d, stem_conv2d and chain.
 //
-// C[i][j] = bias + sum_k A[i][k] * B[k][j], where j runs along contiguous memory of the output: output channels in
-// NHWC, pixels in NCHW. packing.h says how A and B lie in memory.
+// C[i][j] = bias[j] + sum_k A[i][k] * B[k][j] for pixels i and output channels j. packing.h says how A and B lie in
+// memory.
 #pragma once
 
 #include "packing.h"
@@ -69,11 +69,10 @@ struct Target {
   Acc<T> low, high;
 };
 
-// kR rows of A times one panel of B, whose rows are `b_step` elements apart; `bias` has a value a column, or a value
-// a row.
-template <int kR, bool kRowBias, class Rows, class T>
-__attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, int64_t b_step,
-                                             const Acc<T>* bias, const Target<T>& target) {
+// kR rows of A times one panel of B.
+template <int kR, class Rows, class T>
+__attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, const Acc<T>* bias,
+                                             const Target<T> target) {
   using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
@@ -83,7 +82,7 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
     V columns[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
-    b += b_step;
+    b += Tile<A>::kCols * kPairOf<E>;
 #pragma GCC unroll 14
     for (int r = 0; r < kR; ++r) {
       const V factor = broadcast_operand(a + r * step);
@@ -91,6 +90,9 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
       for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
     }
   });
+  // Sums that begin with a large bias would lose digits of all that follows.
+  const V biases[kVectors] = {load(bias), load(bias + kL)}, low = broadcast(target.low),
+          high = broadcast(target.high);
 #pragma GCC unroll 14
   for (int r = 0; r < kR; ++r) {
     if (r >= target.count) return;
@@ -98,9 +100,9 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       if (v >= target.vectors) break;
-      V sum = sums[r][v] + (kRowBias ? broadcast(bias[r]) : load(bias + v * kL));
-      sum = sum < target.low ? broadcast(target.low) : sum;  // NaN stays NaN
-      sum = sum > target.high ? broadcast(target.high) : sum;
+      V sum = sums[r][v] + biases[v];
+      sum = sum < low ? low : sum;  // NaN stays NaN
+      sum = sum > high ? high : sum;
       store(y + v * target.vector_step, sum);
     }
   }
@@ -118,21 +120,22 @@ constexpr A high_of(Activation a) {
   return a == Activation::kRelu6 ? A(6) : std::numeric_limits<A>::infinity();
 }
 
-// The output of a product, and what is added to it on the way. Vector v of row r of a tile starts at
-// y[y_row[r] + v * y_vector_step].
+// The output of a product, and what is added to it on the way. Element j of vector v of row r is at
+// y[y_row[r] + v * y_vector_step + j * y_step]. Where y_step is not 1, the rows are neighbours in memory.
 template <class T>
 struct Output {
   T* y;
   const int64_t* y_row;
-  int64_t y_vector_step;
+  int64_t rows;  // all that this thread makes: behind a tile, it makes them later
+  int64_t y_vector_step, y_step;
   Activation activation;
-  const T* residual;  // or null; element (r, j) at residual[residual_row[r] + j * residual_step]
-  const int64_t* residual_row;
-  int64_t residual_step;
+  const T* residual = nullptr;  // or element (r, j) at residual[residual_row[r] + j * residual_step]
+  const int64_t* residual_row = nullptr;
+  int64_t residual_step = 0;
 
   Output from_row(int64_t row) const {
     Output out = *this;
-    out.y_row += row;
+    out.y_row += row, out.rows -= row;
     if (residual != nullptr) out.residual_row += row;
     return out;
   }
@@ -159,27 +162,52 @@ void store_tile(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t col
   }
 }
 
+// The same where the rows are neighbours: a vector of them may reach beyond the tile, into rows that are made later.
+template <class T>
+void store_planes(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t cols, int64_t first_col) {
+  using A = Acc<T>;
+  constexpr int kL = kLanes<A>, kCols = Tile<A>::kCols;
+  for (int64_t j = 0; j < cols; j += kL) {
+    T* planes = out.y + out.y_row[0] + (first_col + j) / kL * out.y_vector_step;
+    for (int64_t r = 0; r < rows; r += kL) {
+      const int64_t count = smaller<int64_t>(out.rows - r, kL), made = smaller<int64_t>(rows - r, kL);
+      const int64_t* residual_row = out.residual_row + r;
+      bool gathers = false;
+      for (int64_t k = 1; out.residual != nullptr && k < made; ++k) gathers |= residual_row[k] != residual_row[0] + k;
+      transpose_columns(RowsOf<A>{c + r * kCols + j, kCols, kL, kL}, 0, cols - j, [&](int64_t i, auto v) MBV1_LAMBDA {
+        if (out.residual != nullptr) {
+          const T* residual = out.residual + (first_col + j + i) * out.residual_step;
+          if (!gathers) v += load_part(residual + residual_row[0], made);
+          for (int64_t k = 0; gathers && k < made; ++k) v[k] += load_one(residual + residual_row[k]);
+        }
+        if (out.residual != nullptr || !is_clamp(out.activation)) v = activate<A>(v, out.activation);
+        store_part(planes + i * out.y_step + r, v, count);
+      });
+    }
+  }
+}
+
 // A tile of C: rows [0, count) of it, columns [first_col, first_col + cols).
-template <class T, bool kRowBias, class Rows>
+template <class T, class Rows>
 void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* b,
-                   int64_t b_step, const Acc<T>* bias, int64_t first_col, int64_t cols) {
+                   const Acc<T>* bias, int64_t first_col, int64_t cols) {
   using A = Acc<T>;
   constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols, kL = kLanes<A>;
   const auto multiply = [&](const auto& target) {
-    return count <= kHalf ? multiply_tile<kHalf, kRowBias>(rows, b, b_step, bias, target)
-                          : multiply_tile<kRows, kRowBias>(rows, b, b_step, bias, target);
+    return count <= kHalf ? multiply_tile<kHalf>(rows, b, bias, target) : multiply_tile<kRows>(rows, b, bias, target);
   };
-  if (cols % kL == 0 && out.residual == nullptr && is_clamp(out.activation)) {
+  const Activation clamp = out.residual == nullptr && is_clamp(out.activation) ? out.activation : Activation::kNone;
+  const A low = low_of<A>(clamp), high = high_of<A>(clamp);
+  if (out.y_step == 1 && cols % kL == 0 && clamp == out.activation && out.residual == nullptr) {
     T* y = out.y + first_col / kL * out.y_vector_step;
-    return multiply(Target<T>{y, out.y_row, out.y_vector_step, count, cols / kL, low_of<A>(out.activation),
-                              high_of<A>(out.activation)});
+    return multiply(Target<T>{y, out.y_row, out.y_vector_step, count, cols / kL, low, high});
   }
   // By way of a copy of the tile.
-  alignas(64) A c[kRows * kCols];
+  alignas(64) A c[round_up(kRows, kL) * kCols];
   int64_t c_rows[kRows];
   for (int r = 0; r < kRows; ++r) c_rows[r] = r * kCols;
-  multiply(Target<A>{c, c_rows, kL, count, kCols / kL, low_of<A>(Activation::kNone), high_of<A>(Activation::kNone)});
-  store_tile(out, c, count, cols, first_col);
+  multiply(Target<A>{c, c_rows, kL, count, kCols / kL, low, high});
+  out.y_step == 1 ? store_tile(out, c, count, cols, first_col) : store_planes(out, c, count, cols, first_col);
 }
 
 // ---- Products ----
@@ -205,8 +233,7 @@ void multiply_panels(const Output<T>& out, const Rows& rows, int64_t count, cons
   constexpr int kCols = Tile<Acc<T>>::kCols;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const int64_t j = panel * kCols;
-    multiply_into<T, false>(out, rows, count, packed + panel * panel_size, kCols * kPairOf<typename Rows::Operand>,
-                            bias + j, j, smaller<int64_t>(cols - j, kCols));
+    multiply_into(out, rows, count, packed + panel * panel_size, bias + j, j, smaller<int64_t>(cols - j, kCols));
   }
 }
 
@@ -234,7 +261,7 @@ void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* pa
   }
 }
 
-// NHWC: the pixels [first, first + count) of all images, in the workspace.
+// The pixels [first, first + count) of all images, in NCHW of one image, with offsets in the workspace.
 template <class T>
 Output<T> output_pixels(const PwConv2dParams& p, int64_t first, int64_t count) {
   int64_t* rows = workspace<int64_t>(Slot::kOffsets, 2 * count);
@@ -244,42 +271,15 @@ Output<T> output_pixels(const PwConv2dParams& p, int64_t first, int64_t count) {
     rows[count + r] = pixel.offset(p.residual_stride);
     pixel.next(p.h, p.w);
   }
-  return {static_cast<T*>(p.y), rows, kLanes<Acc<T>>, p.activation, static_cast<const T*>(p.residual), rows + count,
+  return {static_cast<T*>(p.y),
+          rows,
+          count,
+          kLanes<Acc<T>> * p.y_stride.c,
+          p.y_stride.c,
+          p.activation,
+          static_cast<const T*>(p.residual),
+          rows + count,
           p.residual_stride.c};
-}
-
-// NCHW: rows are all output channels, columns `cols` consecutive pixels of image n from `first` on, whose B panel
-// has rows `b_step` apart, as many as there are in whole blocks.
-template <class T>
-void multiply_channels(const PwConv2dParams& p, const Acc<T>* weights, const Acc<T>* bias, const Acc<T>* b,
-                       int64_t b_step, int64_t n, int64_t first, int64_t cols) {
-  using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows;
-  const int64_t blocks = blocks_of<A>(p.in_channels);
-  // The columns of the residual are evenly spaced unless a tile crosses the end of a strided row.
-  const bool even = p.residual_stride.h == p.w * p.residual_stride.w || p.h == 1;
-  T gathered[kRows * Tile<A>::kCols];
-  int64_t y_row[kRows], residual_row[kRows];
-  Output<T> out{nullptr, y_row, kLanes<A>, p.activation, nullptr, residual_row, even ? p.residual_stride.w : 1};
-  for (int64_t r = 0; r < kRows; ++r) {
-    y_row[r] = r * p.y_stride.c;
-    residual_row[r] = even ? r * p.residual_stride.c : r * Tile<A>::kCols;
-  }
-  for (int64_t o = 0; o < p.out_channels; o += kRows) {
-    const int64_t count = smaller<int64_t>(p.out_channels - o, kRows);
-    out.y = static_cast<T*>(p.y) + n * p.y_stride.n + o * p.y_stride.c + first;
-    if (p.residual != nullptr) {
-      const T* planes = static_cast<const T*>(p.residual) + n * p.residual_stride.n + o * p.residual_stride.c;
-      out.residual = even ? planes + first * p.residual_stride.w : gathered;
-      for (int64_t i = 0; !even && i < count * cols; ++i) {
-        const Pixel pixel(first + i % cols, p.h, p.w);
-        gathered[i / cols * Tile<A>::kCols + i % cols] =
-            planes[i / cols * p.residual_stride.c + pixel.h * p.residual_stride.h + pixel.w * p.residual_stride.w];
-      }
-    }
-    const BlockedRows<A> rows{weights + o / kRows * blocks * Tile<A>::kBlock, p.in_channels};
-    multiply_into<T, true>(out, rows, count, b, b_step, bias + o, 0, cols);
-  }
 }
 
 }  // namespace

@@ -38,16 +38,6 @@ constexpr int64_t panel_elements(int64_t depth) {
   return blocks_of<A>(depth) * kLanes<A> * Tile<A>::kCols;
 }
 
-// Fewer than 2 kPart elements, in parts of kPart, kPart / 2 … 1.
-template <int64_t kPart, class T, class D>
-void copy_less(const T* from, int64_t count, D* to) {
-  if constexpr (kPart > 0) {
-    const int64_t part = count & kPart;
-    if (part != 0) __builtin_memcpy(to, from, kPart * sizeof(T));
-    copy_less<kPart / 2>(from + part, count, to + part);
-  }
-}
-
 // `count` elements `step` apart, converted and contiguous.
 template <class T, class D>
 void gather(const T* from, int64_t step, int64_t count, D* to) {
@@ -63,7 +53,7 @@ void gather(const T* from, int64_t step, int64_t count, D* to) {
     for (int64_t i = 0; i + kStep <= count; i += kStep) copy(i);
     copy(count - kStep);  // overlaps, where the last vector is not whole
   } else if (step == 1 && std::is_same_v<T, D>) {
-    copy_less<kStep / 2>(from, count, to);
+    copy_less<kStep / 2>(from, count, reinterpret_cast<T*>(to));
   } else {
     for (int64_t i = 0; i < count; ++i) {
       if constexpr (std::is_same_v<T, D>) {
@@ -141,13 +131,6 @@ void pack_panel(const T* from, const Offset& k_offset, int64_t j_step, int64_t d
   }
 }
 
-// Rows of a panel behind the last k.
-template <class E>
-void zero_rows(E* panel, int64_t depth) {
-  constexpr int kCols = Tile<E>::kCols;
-  for (int64_t i = depth * kCols; i < panel_elements<E>(depth); ++i) panel[i] = E(0);
-}
-
 // All panels of a weight matrix [depth][cols].
 template <class E, class T, class Offset>
 void pack_panels(const Threads& threads, const T* from, const Offset& k_offset, int64_t j_step, int64_t depth,
@@ -182,21 +165,24 @@ void pack_row(const T* from, int64_t step, int64_t depth, int64_t row, E* tile) 
   }
 }
 
-// A weight matrix [rows][depth] as A, for the products whose columns are pixels.
-template <class T>
-const Acc<T>* pack_weight_rows(const Threads& threads, const T* from, int64_t row_stride, int64_t step, int64_t rows,
-                               int64_t depth) {
-  using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows;
-  A* packed = workspace<A>(Slot::kWeights, tile_elements<A>(rows, depth));
-  parallel(threads, divide_up(rows, kRows), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin * kRows; row < end * kRows; ++row) {
-      // Rows past the end repeat the last one: their products are not stored.
-      pack_row(from + smaller(row, rows - 1) * row_stride, step, depth, row % kRows,
-               packed + row / kRows * blocks_of<A>(depth) * Tile<A>::kBlock);
+// Rows [0, count) of A, whose columns lie as rows of `planes`, to tiles at `to`.
+template <class E, class T>
+void pack_columns(const RowsOf<T>& planes, int64_t count, E* to) {
+  constexpr int kL = kLanes<Acc<T>>, kRows = Tile<Acc<T>>::kRows, kBlock = Tile<Acc<T>>::kBlock;
+  const int64_t blocks = blocks_of<Acc<T>>(planes.rows);
+  for (int64_t block = 0; block < blocks; ++block, to += kBlock) {
+    const int64_t k = block * kL, rows = smaller<int64_t>(kL, planes.rows - k);
+    const int64_t readable = (planes.rows - k - rows) * planes.step + planes.readable;
+    const RowsOf<T> part{planes.from + k * planes.step, planes.step, rows, readable};
+    E* tile = to;
+    for (int64_t first = 0; first < count; first += kRows, tile += blocks * kBlock) {
+      const int64_t last = smaller(first + kRows, count);
+      for (int64_t r = first; r < last; r += kL) {
+        E* row = tile + (r - first) * kL;
+        transpose_columns(part, r, last - r, [&](int64_t i, auto v) MBV1_LAMBDA { store_raw<T>(row + i * kL, v); });
+      }
     }
-  });
-  return packed;
+  }
 }
 
 }  // namespace

@@ -25,29 +25,35 @@ inline int64_t band_of_rows(int64_t height, int64_t batch, int64_t fitting, cons
 
 // Bands of output rows of one image: [tile][block][pixel][channel], the left factor of the product.
 template <class T, class E>
-void separable_conv2d_nhwc(const SeparableConv2dParams& p, const Threads& threads) {
+void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   const int64_t channels = p.dw.channels, blocks = blocks_of<A>(channels), width = p.pw.w, height = p.pw.h;
   const DwWeights<T> dw_weights = pack_depthwise<T>(p.dw);
   const DwRuns<T, E> runs(p.dw.window);
   const DwRuns<T, E, true> runs_in_place(p.dw.window);
-  const bool copies = channels % kLanes<A> != 0 || !in_place(p.dw, runs_in_place);
+  const bool reads_in_place = channels % kLanes<A> == 0 && in_place(p.dw, runs_in_place);
   const A* bias = gather_bias<T>(Slot::kBias, p.pw.bias, p.pw.bias_stride, p.pw.out_channels);
   // Depthwise outputs of rows [first, last) of image n to the tiles of the left factor.
   const auto depthwise = [&](int64_t n, int64_t first, int64_t last, E* tiles, const int64_t* offsets) {
     const auto place = [&](int64_t oh) { return DwPlace<E>{tiles, offsets + (oh - first) * width}; };
-    if (!copies) return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, Tile<A>::kRows, place);
+    if (reads_in_place) {
+      return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, Tile<A>::kRows, place);
+    }
     for (int64_t block = 0; block < blocks; ++block, tiles += Tile<A>::kBlock) {
-      depthwise_rows(p.dw, runs, dw_weights, n, first, last, block, block + 1, 0, place);
+      if (p.dw.x_stride.c == 1) {
+        depthwise_rows(p.dw, runs, dw_weights, n, first, last, block, block + 1, 0, place);
+      } else {
+        depthwise_planes(p.dw, runs, dw_weights, n, block, first, last, place, [](int64_t, int64_t) {});
+      }
     }
   };
-  if (p.pw.batch == 1 && by_panels<E>(p.pw, threads, height * width)) {
+  if (p.pw.batch == 1 && by_panels<E>(p.pw, threads)) {
     E* middle = workspace<E>(Slot::kTile, tile_elements<A>(height * width, channels));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, height * width);
     place_in_tiles<A>(height * width, blocks, offsets);
     parallel(threads, height,
              [&](int64_t begin, int64_t end) { depthwise(0, begin, end, middle, offsets + begin * width); });
-    return multiply_by_panels(p.pw, threads, output_pixels<T>(p.pw, 0, height * width), middle, height * width, bias);
+    return multiply_by_panels<T>(p.pw, threads, middle, bias);
   }
   const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.pw.weight), weight_offset(p.pw),
                                     p.pw.weight_stride_o, channels, p.pw.out_channels);
@@ -67,53 +73,16 @@ void separable_conv2d_nhwc(const SeparableConv2dParams& p, const Threads& thread
   });
 }
 
-// Bands of output rows of one image: [channel][pixel], the right factor of the product.
-template <class T>
-void separable_conv2d_nchw(const SeparableConv2dParams& p, const Threads& threads) {
-  using A = Acc<T>;
-  constexpr int kCols = Tile<A>::kCols;
-  const int64_t channels = p.dw.channels, height = p.pw.h, width = p.pw.w;
-  const int64_t padded = blocks_of<A>(channels) * kLanes<A>;
-  const DwWeights<T> dw_weights = pack_depthwise<T>(p.dw);
-  const DwRuns<T, A> runs(p.dw.window);
-  const A* pw_weights = pack_weight_rows(threads, static_cast<const T*>(p.pw.weight), p.pw.weight_stride_o,
-                                         p.pw.weight_stride_k, p.pw.out_channels, channels);
-  const A* bias = gather_bias<T>(Slot::kBias, p.pw.bias, p.pw.bias_stride, p.pw.out_channels);
-  const int64_t fitting = kTileBytes / (channels * width * static_cast<int64_t>(sizeof(A)));
-  const int64_t band = band_of_rows(height, p.pw.batch, fitting, threads);
-  const int64_t bands = divide_up(height, band), step = round_up(band * width, kCols);
-  parallel(threads, p.pw.batch * bands, [&](int64_t begin, int64_t end) {
-    A* middle = workspace<A>(Slot::kTile, step * padded);
-    for (int64_t i = step * channels; i < step * padded; ++i) middle[i] = A(0);
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / bands, first = item % bands * band;
-      const int64_t last = smaller(first + band, height), pixels = (last - first) * width;
-      for (int64_t block = 0; block < blocks_of<A>(channels); ++block) {
-        depthwise_planes(p.dw, runs, dw_weights, n, block, first, last, middle + block * kLanes<A> * step, step);
-      }
-      for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t i = pixels; i < round_up(pixels, kCols); ++i) middle[c * step + i] = A(0);
-      }
-      for (int64_t j = 0; j < pixels; j += kCols) {
-        multiply_channels<T>(p.pw, pw_weights, bias, middle + j, step, n, first * width + j,
-                             smaller<int64_t>(pixels - j, kCols));
-      }
-    }
+inline void run_separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
+  with_dtype(p.pw.dtype, [&](auto type) {
+    with_operand(type, [&](auto operand) { separable_conv2d<decltype(type), decltype(operand)>(p, threads); });
   });
 }
 
 constexpr Kernel<SeparableConv2dParams> kSeparableConv2d[] = {
     {"separable_conv2d_nhwc", [](const SeparableConv2dParams& p) { return p.pw.y_stride.c == 1; },
-     [](const SeparableConv2dParams& p, const Threads& threads) {
-       with_dtype(p.pw.dtype, [&](auto type) {
-         with_operand(type,
-                      [&](auto operand) { separable_conv2d_nhwc<decltype(type), decltype(operand)>(p, threads); });
-       });
-     }},
-    {"separable_conv2d_nchw", [](const SeparableConv2dParams&) { return true; },
-     [](const SeparableConv2dParams& p, const Threads& threads) {
-       with_dtype(p.pw.dtype, [&](auto type) { separable_conv2d_nchw<decltype(type)>(p, threads); });
-     }},
+     run_separable_conv2d},
+    {"separable_conv2d_nchw", [](const SeparableConv2dParams&) { return true; }, run_separable_conv2d},
 };
 
 }  // namespace

@@ -143,12 +143,22 @@ MBV1_INLINE void copy_vector(const T* from, T* to) {
   __builtin_memcpy(to, &bytes, sizeof bytes);
 }
 
+// Fewer than 2 kPart elements, in parts of kPart, kPart / 2 … 1.
+template <int64_t kPart, class T>
+MBV1_INLINE void copy_less(const T* from, int64_t count, T* to) {
+  if constexpr (kPart > 0) {
+    const int64_t part = count & kPart;
+    if (part != 0) __builtin_memcpy(to, from, kPart * sizeof(T));
+    copy_less<kPart / 2>(from + part, count, to + part);
+  }
+}
+
 // The first `count` elements, the other lanes zero.
 template <class T>
 MBV1_INLINE typename Vec<Acc<T>>::Type load_part(const T* p, int64_t count) {
   if (count >= kLanes<Acc<T>>) return load(p);
   T padded[kLanes<Acc<T>>] = {};
-  for (int64_t i = 0; i < count; ++i) padded[i] = p[i];
+  copy_less<kLanes<Acc<T>> / 2>(p, count, padded);
   return load(padded);
 }
 
@@ -157,7 +167,7 @@ MBV1_INLINE void store_part(T* p, typename Vec<Acc<T>>::Type v, int64_t count) {
   if (count >= kLanes<Acc<T>>) return store(p, v);
   T padded[kLanes<Acc<T>>];
   store(padded, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = padded[i];
+  copy_less<kLanes<Acc<T>> / 2>(padded, count, p);
 }
 
 // Keeps a value that several operations use in a register, where the compiler would load it again for each.

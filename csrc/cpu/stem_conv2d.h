@@ -6,19 +6,6 @@
 namespace mbv1::cpu {
 namespace {
 
-// The product as a pointwise convolution of `depth` channels over the output's pixels.
-inline PwConv2dParams as_pointwise(const StemConv2dParams& p) {
-  PwConv2dParams pw{};
-  pw.y = p.y;
-  pw.batch = p.batch, pw.h = p.out_h, pw.w = p.out_w;
-  pw.in_channels = p.window.kernel_h * p.window.kernel_w * p.in_channels;
-  pw.out_channels = p.out_channels;
-  pw.y_stride = p.y_stride;
-  pw.activation = p.activation;
-  pw.dtype = p.dtype;
-  return pw;
-}
-
 // Where weight [o][c][i][j] of inner index k = (i * kernel_w + j) * channels + c lies from weight [o][0][0][0].
 inline auto weight_offset(const StemConv2dParams& p) {
   return [&p](int64_t k) {
@@ -28,25 +15,7 @@ inline auto weight_offset(const StemConv2dParams& p) {
   };
 }
 
-// The input values under the window of an output pixel, zero outside, to patch[k * step].
-template <class T>
-void gather_patch(const StemConv2dParams& p, int64_t n, int64_t oh, int64_t ow, Acc<T>* patch, int64_t step) {
-  const Window& window = p.window;
-  const T* image = static_cast<const T*>(p.x) + n * p.x_stride.n;
-  const int64_t top = oh * window.stride_h - window.pad_top, left = ow * window.stride_w - window.pad_left;
-  for (int64_t i = 0; i < window.kernel_h; ++i) {
-    for (int64_t j = 0; j < window.kernel_w; ++j) {
-      const int64_t ih = top + i, iw = left + j;
-      const bool inside = ih >= 0 && ih < p.in_h && iw >= 0 && iw < p.in_w;
-      const T* pixel = image + ih * p.x_stride.h + iw * p.x_stride.w;
-      for (int64_t c = 0; c < p.in_channels; ++c, patch += step) {
-        *patch = inside ? load_one(pixel + c * p.x_stride.c) : Acc<T>(0);
-      }
-    }
-  }
-}
-
-// Input rows as the NHWC product reads them: [row][column][channel] in the type of the sums, with their padding.
+// Input rows as the product reads them: [row][column][channel] in the type of the sums, with their padding.
 template <class T>
 struct StemRows {
   Acc<T>* data;
@@ -109,7 +78,7 @@ struct StemRows {
 };
 
 template <class T>
-void stem_conv2d_nhwc(const StemConv2dParams& p, const Threads& threads) {
+void stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   const int64_t depth = int64_t{p.window.kernel_h} * p.window.kernel_w * p.in_channels;
   const A* packed = pack_weights<A>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
@@ -123,49 +92,19 @@ void stem_conv2d_nhwc(const StemConv2dParams& p, const Threads& threads) {
       const int64_t n = item / p.out_h, oh = item % p.out_h;
       rows.stage(p, n, oh, oh + 1);
       T* y = static_cast<T*>(p.y) + n * p.y_stride.n + oh * p.y_stride.h;
-      rows.multiply(p, 0, {y, y_row, kLanes<A>, p.activation, nullptr, nullptr, 0}, packed, bias, p.out_channels);
+      const Output<T> out{y, y_row, p.out_w, kLanes<A> * p.y_stride.c, p.y_stride.c, p.activation};
+      rows.multiply(p, 0, out, packed, bias, p.out_channels);
     }
   });
 }
 
-template <class T>
-void stem_conv2d_nchw(const StemConv2dParams& p, const Threads& threads) {
-  using A = Acc<T>;
-  constexpr int kCols = Tile<A>::kCols;
-  const PwConv2dParams pw = as_pointwise(p);
-  const auto offset = weight_offset(p);
-  T* weights = workspace<T>(Slot::kInput, p.out_channels * pw.in_channels);
-  for (int64_t o = 0; o < p.out_channels; ++o) {
-    const T* row = static_cast<const T*>(p.weight) + o * p.weight_stride_o;
-    for (int64_t k = 0; k < pw.in_channels; ++k) weights[o * pw.in_channels + k] = row[offset(k)];
-  }
-  const A* packed = pack_weight_rows(threads, weights, pw.in_channels, 1, p.out_channels, pw.in_channels);
-  const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
-  const int64_t pixels = pw.h * pw.w, panels = divide_up(pixels, kCols);
-  parallel(threads, pw.batch * panels, [&](int64_t begin, int64_t end) {
-    A* patches = workspace<A>(Slot::kInput, panel_elements<A>(pw.in_channels));
-    zero_rows(patches, pw.in_channels);
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / panels, first = item % panels * kCols;
-      const int64_t cols = smaller<int64_t>(pixels - first, kCols);
-      for (int64_t j = 0; j < kCols; ++j) {
-        const Pixel pixel(first + smaller(j, cols - 1), pw.h, pw.w);
-        gather_patch<T>(p, n, pixel.h, pixel.w, patches + j, kCols);
-      }
-      multiply_channels<T>(pw, packed, bias, patches, kCols, n, first, cols);
-    }
-  });
+inline void run_stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
+  with_dtype(p.dtype, [&](auto type) { stem_conv2d<decltype(type)>(p, threads); });
 }
 
 constexpr Kernel<StemConv2dParams> kStemConv2d[] = {
-    {"stem_conv2d_nhwc", [](const StemConv2dParams& p) { return p.y_stride.c == 1; },
-     [](const StemConv2dParams& p, const Threads& threads) {
-       with_dtype(p.dtype, [&](auto type) { stem_conv2d_nhwc<decltype(type)>(p, threads); });
-     }},
-    {"stem_conv2d_nchw", [](const StemConv2dParams&) { return true; },
-     [](const StemConv2dParams& p, const Threads& threads) {
-       with_dtype(p.dtype, [&](auto type) { stem_conv2d_nchw<decltype(type)>(p, threads); });
-     }},
+    {"stem_conv2d_nhwc", [](const StemConv2dParams& p) { return p.y_stride.c == 1; }, run_stem_conv2d},
+    {"stem_conv2d_nchw", [](const StemConv2dParams&) { return true; }, run_stem_conv2d},
 };
 
 }  // namespace

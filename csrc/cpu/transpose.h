@@ -94,15 +94,19 @@ MBV1_INLINE void transpose_columns(const RowsOf<T>& m, int64_t first, int64_t co
   T square[R::kLanes * R::kLanes];
   const T* from = m.from + first;
   int64_t step = m.step;
-  if (m.rows < R::kLanes || first + R::kLanes > m.readable) {
+  if (first + R::kLanes > m.readable) {
     copy_square(m, first, square);
     from = square, step = R::kLanes;
   }
   typename R::Type rows[R::kLanes];
-  repeat<R::kLanes>([&](auto i) MBV1_LAMBDA {
-    __builtin_memcpy(&rows[i], from, sizeof rows[i]);
-    from += step;
-  });
+  if (m.rows >= R::kLanes) {
+    repeat<R::kLanes>([&](auto i) MBV1_LAMBDA { __builtin_memcpy(&rows[i], from + i * step, sizeof rows[i]); });
+  } else {
+    repeat<R::kLanes>([&](auto i) MBV1_LAMBDA {
+      rows[i] = typename R::Type{};
+      if (i < m.rows) __builtin_memcpy(&rows[i], from + i * step, sizeof rows[i]);
+    });
+  }
   transpose_steps<R, 1>(rows);
   if (count >= R::kLanes) {
     repeat<R::kLanes>([&](auto j) MBV1_LAMBDA { store_column(int64_t{j}, rows[row_of<R>(j)]); });
@@ -113,20 +117,24 @@ MBV1_INLINE void transpose_columns(const RowsOf<T>& m, int64_t first, int64_t co
   }
 }
 
+// kLanes elements of type T as they lie in memory, converted to D.
+template <class T, class D, class V>
+MBV1_INLINE void store_raw(D* to, V v) {
+  if constexpr (std::is_same_v<T, D>) {
+    __builtin_memcpy(to, &v, sizeof v);
+  } else {
+    T values[Raw<T>::kLanes];
+    __builtin_memcpy(values, &v, sizeof v);
+    store(to, load(values));
+  }
+}
+
 // Columns [0, cols): column j to to[j * to_step … + kLanes), in type D.
 template <class T, class D>
 void transpose_rows(const RowsOf<T>& m, int64_t cols, D* to, int64_t to_step) {
   for (int64_t first = 0; first < cols; first += Raw<T>::kLanes) {
-    transpose_columns(m, first, cols - first, [&](int64_t j, auto v) MBV1_LAMBDA {
-      D* column = to + (first + j) * to_step;
-      if constexpr (std::is_same_v<T, D>) {
-        __builtin_memcpy(column, &v, sizeof v);
-      } else {
-        T values[Raw<T>::kLanes];
-        __builtin_memcpy(values, &v, sizeof v);
-        store(column, load(values));
-      }
-    });
+    transpose_columns(m, first, cols - first,
+                      [&](int64_t j, auto v) MBV1_LAMBDA { store_raw<T>(to + (first + j) * to_step, v); });
   }
 }
 
