@@ -45,6 +45,25 @@ struct BlockedRows {
   }
 };
 
+// Row r is a[r * step … + depth): pixels of NHWC, read where they lie.
+template <class E>
+struct StridedRows {
+  using Operand = E;
+  const E* a;
+  int64_t depth, step;
+
+  template <class Multiply>
+  MBV1_INLINE void for_each(const Multiply& multiply) const {
+    constexpr int kPair = kPairOf<E>, kUnroll = 4 * kPair;
+    int64_t k = 0;
+    for (; k + kUnroll <= depth; k += kUnroll) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnroll; u += kPair) multiply(a + k + u, step);
+    }
+    for (; k < depth; k += kPair) multiply(a + k, step);
+  }
+};
+
 // Element (row, k) is a[offsets[k] + row * step]: the windows of a convolution, read where they lie.
 template <class E>
 struct IndexedRows {
@@ -103,7 +122,7 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
       V sum = sums[r][v] + biases[v];
       sum = sum < low ? low : sum;  // NaN stays NaN
       sum = sum > high ? high : sum;
-      store(y + v * target.vector_step, sum);
+      store_product<E>(y + v * target.vector_step, sum, kL);
     }
   }
 }
@@ -141,7 +160,7 @@ struct Output {
   }
 };
 
-template <class T>
+template <class E, class T>
 void store_tile(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t cols, int64_t first_col) {
   using A = Acc<T>;
   for (int64_t r = 0; r < rows; ++r) {
@@ -157,13 +176,13 @@ void store_tile(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t col
           for (int64_t i = 0; i < count; ++i) v[i] += load_one(residual + i * out.residual_step);
         }
       }
-      store_part(y, activate<A>(v, out.activation), count);
+      store_product<E>(y, activate<A>(v, out.activation), count);
     }
   }
 }
 
 // The same where the rows are neighbours: a vector of them may reach beyond the tile, into rows that are made later.
-template <class T>
+template <class E, class T>
 void store_planes(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t cols, int64_t first_col) {
   using A = Acc<T>;
   constexpr int kL = kLanes<A>, kCols = Tile<A>::kCols;
@@ -181,7 +200,7 @@ void store_planes(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t c
           for (int64_t k = 0; gathers && k < made; ++k) v[k] += load_one(residual + residual_row[k]);
         }
         if (out.residual != nullptr || !is_clamp(out.activation)) v = activate<A>(v, out.activation);
-        store_part(planes + i * out.y_step + r, v, count);
+        store_product<E>(planes + i * out.y_step + r, v, count);
       });
     }
   }
@@ -207,7 +226,8 @@ void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const 
   int64_t c_rows[kRows];
   for (int r = 0; r < kRows; ++r) c_rows[r] = r * kCols;
   multiply(Target<A>{c, c_rows, kL, count, kCols / kL, low, high});
-  out.y_step == 1 ? store_tile(out, c, count, cols, first_col) : store_planes(out, c, count, cols, first_col);
+  using E = typename Rows::Operand;
+  out.y_step == 1 ? store_tile<E>(out, c, count, cols, first_col) : store_planes<E>(out, c, count, cols, first_col);
 }
 
 // ---- Products ----

@@ -15,6 +15,9 @@ inline EvenRows weight_offset(const PwConv2dParams& p) { return {p.weight_stride
 // What few pixels may take of the second-level cache, where the panels of the weights pass by all of them.
 constexpr int64_t kFewPixelsBytes = 512 * 1024;
 
+// Pixels of more bytes are packed before a product: their rows would push each other out of the first-level cache.
+constexpr int64_t kInPlaceBytes = 1024;
+
 // How the pixels are rows of the left factor: in runs of whole tiles. Where the pixels of y are neighbours in memory
 // (NCHW), an image is a run; else all of them are one.
 struct PixelRuns {
@@ -34,12 +37,54 @@ bool by_panels(const PwConv2dParams& p, const Threads& threads) {
          (threads.count == 1 || divide_up(p.out_channels, Tile<A>::kCols) >= 2 * threads.count);
 }
 
-// The only run of pixels, whose tiles of the left factor are at `a`.
+// Pixels of a run as rows of the left factor: in tiles, or where a pixel lies `step` elements behind the last one.
+template <class E>
+struct LeftFactor {
+  const E* a;
+  int64_t depth, step = 0;  // 0: tiles
+
+  // Rows [row, row + kRows) of `count` times a panel.
+  template <class T>
+  void multiply(const Output<T>& out, int64_t row, int64_t count, const E* panel, const Acc<T>* bias, int64_t j,
+                int64_t cols) const {
+    constexpr int64_t kRows = Tile<Acc<T>>::kRows;
+    if constexpr (kReads<T>) {
+      if (step != 0) {
+        row = smaller(row, count - kRows);  // the last tile overlaps the one before it
+        return multiply_into(out.from_row(row), StridedRows<E>{a + row * step, depth, step}, kRows, panel, bias, j,
+                             cols);
+      }
+    }
+    multiply_into(out.from_row(row), BlockedRows<E>{a + row / kRows * tile_elements<Acc<T>>(kRows, depth), depth},
+                  smaller(kRows, count - row), panel, bias, j, cols);
+  }
+
+  // What the product can take as it is.
+  template <class T>
+  static constexpr bool kReads = std::is_same_v<T, E> && sizeof(T) <= 4;
+};
+
+// Pixels [first, first + count) of all images where they lie in x, or tiles of them at `a`, yet to be packed.
 template <class T, class E>
-void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const E* a, const Acc<T>* bias) {
+LeftFactor<E> left_factor(const PwConv2dParams& p, int64_t first, int64_t count, E* a) {
+  const Strides4& s = p.x_stride;
+  if constexpr (LeftFactor<E>::template kReads<T>) {
+    const bool even = s.c == 1 && (s.h == p.w * s.w || p.h == 1) && (s.n == p.h * p.w * s.w || p.batch == 1);
+    if (even && s.w * static_cast<int64_t>(sizeof(T)) <= kInPlaceBytes && p.in_channels % kPairOf<E> == 0 &&
+        count >= Tile<Acc<T>>::kRows) {
+      return {static_cast<const T*>(p.x) + first * s.w, p.in_channels, s.w};
+    }
+  }
+  return {a, p.in_channels};
+}
+
+// The only run of pixels.
+template <class T, class E>
+void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const LeftFactor<E>& left,
+                        const Acc<T>* bias) {
   using A = Acc<T>;
   constexpr int kCols = Tile<A>::kCols, kRows = Tile<A>::kRows;
-  const int64_t pixels = PixelRuns(p).pixels, tile = tile_elements<A>(kRows, p.in_channels);
+  const int64_t pixels = PixelRuns(p).pixels;
   const Output<T> out = output_pixels<T>(p, 0, pixels);
   parallel(threads, divide_up(p.out_channels, kCols), [&](int64_t begin, int64_t end) {
     E* panel = workspace<E>(Slot::kWeights, panel_elements<A>(p.in_channels));
@@ -47,9 +92,7 @@ void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const E
       pack_panel(static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o, p.in_channels, p.out_channels,
                  j, panel);
       for (int64_t row = 0; row < pixels; row += kRows) {
-        multiply_into(out.from_row(row), BlockedRows<E>{a + row / kRows * tile, p.in_channels},
-                      smaller<int64_t>(kRows, pixels - row), panel, bias + j, j,
-                      smaller<int64_t>(kCols, p.out_channels - j));
+        left.multiply(out, row, pixels, panel, bias + j, j, smaller<int64_t>(kCols, p.out_channels - j));
       }
     }
   });
@@ -77,17 +120,19 @@ void pack_pixels(const PwConv2dParams& p, int64_t first, int64_t count, E* a) {
 template <class T, class E>
 void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows;
+  constexpr int kRows = Tile<A>::kRows, kCols = Tile<A>::kCols;
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const PixelRuns runs(p);
   const int64_t tile = tile_elements<A>(kRows, p.in_channels), tiles = divide_up(runs.pixels, kRows);
   if (by_panels<E>(p, threads)) {
     E* a = workspace<E>(Slot::kTile, tiles * tile);
+    const LeftFactor<E> left = left_factor<T>(p, 0, runs.pixels, a);
+    if (left.step != 0) return multiply_by_panels<T>(p, threads, left, bias);
     parallel(threads, tiles, [&](int64_t begin, int64_t end) {
       const int64_t first = begin * kRows;
       pack_pixels<T>(p, first, smaller(end * kRows, runs.pixels) - first, a + begin * tile);
     });
-    return multiply_by_panels<T>(p, threads, a, bias);
+    return multiply_by_panels<T>(p, threads, left, bias);
   }
   const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
                                     p.in_channels, p.out_channels);
@@ -104,9 +149,20 @@ void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
       const int64_t in_run = item / blocks % groups * group * kRows;
       const int64_t first = item / blocks / groups * runs.pixels + in_run;
       const int64_t count = smaller(group * kRows, runs.pixels - in_run);
+      const LeftFactor<E> left = left_factor<T>(p, first, count, a);
+      const int64_t panel = item % blocks * panels_per_block;
+      if (left.step != 0) {
+        const Output<T> out = output_pixels<T>(p, first, count);
+        for (int64_t j = panel; j < smaller(panel + panels_per_block, panels); ++j) {
+          for (int64_t row = 0; row < count; row += kRows) {
+            left.multiply(out, row, count, packed + j * panel_elements<A>(p.in_channels), bias + j * kCols, j * kCols,
+                          smaller<int64_t>(kCols, p.out_channels - j * kCols));
+          }
+        }
+        continue;
+      }
       if (item / blocks != packed_group) pack_pixels<T>(p, first, count, a);
       packed_group = item / blocks;
-      const int64_t panel = item % blocks * panels_per_block;
       multiply_tiles(output_pixels<T>(p, first, count), a, count, packed, p.in_channels, bias, p.out_channels, panel,
                      smaller(panel + panels_per_block, panels));
     }

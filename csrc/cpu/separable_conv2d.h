@@ -53,7 +53,7 @@ void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
     place_in_tiles<A>(height * width, blocks, offsets);
     parallel(threads, height,
              [&](int64_t begin, int64_t end) { depthwise(0, begin, end, middle, offsets + begin * width); });
-    return multiply_by_panels<T>(p.pw, threads, middle, bias);
+    return multiply_by_panels<T>(p.pw, threads, LeftFactor<E>{middle, channels}, bias);
   }
   const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.pw.weight), weight_offset(p.pw),
                                     p.pw.weight_stride_o, channels, p.pw.out_channels);

@@ -219,6 +219,26 @@ MBV1_INLINE typename Vec<Acc<E>>::Type multiply_add(typename Vec<Acc<E>>::Type s
   }
 }
 
+// What a product of factors E stores: as `store_part`, by AVX512-BF16 where its factors need that anyway.
+template <class E, class T>
+MBV1_INLINE void store_product(T* p, typename Vec<Acc<T>>::Type v, int64_t count) {
+#if MBV1_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<T, BFloat16> && std::is_same_v<E, BFloat16>) {
+    U16Vec bits;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(bits) : "v"(v));
+    if (count >= kLanes<float>) {
+      __builtin_memcpy(p, &bits, sizeof bits);
+    } else {
+      T values[kLanes<float>];
+      __builtin_memcpy(values, &bits, sizeof bits);
+      copy_less<kLanes<float> / 2>(values, count, p);
+    }
+    return;
+  }
+#endif
+  store_part(p, v, count);
+}
+
 // Every second lane of a and then of b.
 template <class V>
 MBV1_INLINE V even_lanes(V a, V b) {
