@@ -1,7 +1,7 @@
 // The matrix product under pwconv2d, separable_conv2d, stem_conv2d and chain.
 //
 // C[i][j] = bias[j] + sum_k A[i][k] * B[k][j] for pixels i and output channels j. packing.h says how A and B lie in
-// memory.
+// memory. WeightRows are the other way round: output channels i and pixels j.
 #pragma once
 
 #include "packing.h"
@@ -78,6 +78,16 @@ struct IndexedRows {
   }
 };
 
+// Tiles of weights as rows, and as columns pixels whose channels are `plane` apart.
+template <class E>
+struct WeightRows : BlockedRows<E> {
+  int64_t plane;
+};
+template <class Rows>
+constexpr bool kIsWeights = false;
+template <class E>
+constexpr bool kIsWeights<WeightRows<E>> = true;
+
 // Where a tile of C goes: vector v < vectors of row r < count to y[rows[r] + v * vector_step], clamped to [low,
 // high].
 template <class T>
@@ -88,7 +98,7 @@ struct Target {
   Acc<T> low, high;
 };
 
-// kR rows of A times one panel of B.
+// kR rows of A times one panel of B. The bias is the pixels' columns', or the weights' rows'.
 template <int kR, class Rows, class T>
 __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, const Acc<T>* bias,
                                              const Target<T> target) {
@@ -101,7 +111,11 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
     V columns[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
-    b += Tile<A>::kCols * kPairOf<E>;
+    if constexpr (kIsWeights<Rows>) {
+      b += rows.plane;
+    } else {
+      b += Tile<A>::kCols * kPairOf<E>;
+    }
 #pragma GCC unroll 14
     for (int r = 0; r < kR; ++r) {
       const V factor = broadcast_operand(a + r * step);
@@ -110,8 +124,10 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
     }
   });
   // Sums that begin with a large bias would lose digits of all that follows.
-  const V biases[kVectors] = {load(bias), load(bias + kL)}, low = broadcast(target.low),
-          high = broadcast(target.high);
+  V biases[kVectors] = {};
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors && !kIsWeights<Rows>; ++v) biases[v] = load(bias + v * kL);
+  const V low = broadcast(target.low), high = broadcast(target.high);
 #pragma GCC unroll 14
   for (int r = 0; r < kR; ++r) {
     if (r >= target.count) return;
@@ -119,7 +135,7 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       if (v >= target.vectors) break;
-      V sum = sums[r][v] + biases[v];
+      V sum = sums[r][v] + (kIsWeights<Rows> ? broadcast(bias[r]) : biases[v]);
       sum = sum < low ? low : sum;  // NaN stays NaN
       sum = sum > high ? high : sum;
       store_product<E>(y + v * target.vector_step, sum, kL);

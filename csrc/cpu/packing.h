@@ -165,6 +165,23 @@ void pack_row(const T* from, int64_t step, int64_t depth, int64_t row, E* tile) 
   }
 }
 
+// A weight matrix [rows][depth] as A, in the calling thread's workspace.
+template <class T>
+const Acc<T>* pack_weight_rows(const Threads& threads, const T* from, int64_t row_stride, int64_t step, int64_t rows,
+                               int64_t depth) {
+  using A = Acc<T>;
+  constexpr int kRows = Tile<A>::kRows;
+  A* packed = workspace<A>(Slot::kWeights, tile_elements<A>(rows, depth));
+  parallel(threads, divide_up(rows, kRows), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * kRows; row < end * kRows; ++row) {
+      // Rows past the end repeat the last one: their products are not stored.
+      pack_row(from + smaller(row, rows - 1) * row_stride, step, depth, row % kRows,
+               packed + row / kRows * tile_elements<A>(kRows, depth));
+    }
+  });
+  return packed;
+}
+
 // Rows [0, count) of A, whose columns lie as rows of `planes`, to tiles at `to`.
 template <class E, class T>
 void pack_columns(const RowsOf<T>& planes, int64_t count, E* to) {

@@ -117,9 +117,62 @@ void pack_pixels(const PwConv2dParams& p, int64_t first, int64_t count, E* a) {
   }
 }
 
+// Planes that are read and written where they lie, if they are dense, large and few: neither is then transposed.
+constexpr int64_t kLargePlane = 28 * 28, kFewPlanes = 256;
+
+inline bool takes_planes(const PwConv2dParams& p) {
+  const auto dense = [&](const Strides4& s) { return s.w == 1 && (s.h == p.w || p.h == 1); };
+  return p.y_stride.c != 1 && dense(p.x_stride) && (p.residual == nullptr || dense(p.residual_stride)) &&
+         p.h * p.w >= kLargePlane && p.in_channels <= kFewPlanes;
+}
+
+template <class T>
+void pwconv2d_planes(const PwConv2dParams& p, const Threads& threads) {
+  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols;
+  const T* weights = pack_weight_rows(threads, static_cast<const T*>(p.weight), p.weight_stride_o, p.weight_stride_k,
+                                      p.out_channels, p.in_channels);
+  const T* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
+  const int64_t pixels = p.h * p.w, panels = divide_up(pixels, kCols), tile = tile_elements<T>(kRows, p.in_channels);
+  parallel(threads, p.batch * panels, [&](int64_t begin, int64_t end) {
+    T* copy = workspace<T>(Slot::kInput, panel_elements<T>(p.in_channels));
+    int64_t y_row[kRows], residual_row[kRows];
+    for (int64_t r = 0; r < kRows; ++r) y_row[r] = r * p.y_stride.c, residual_row[r] = r * p.residual_stride.c;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / panels, first = item % panels * kCols;
+      const int64_t cols = smaller<int64_t>(pixels - first, kCols);
+      const T* x = static_cast<const T*>(p.x) + n * p.x_stride.n;
+      WeightRows<T> rows{{weights, p.in_channels}, p.x_stride.c};
+      const T* panel = x + first;
+      // The product takes whole vectors of pixels, and four channels at a time.
+      if (cols < kCols || p.in_channels % 4 != 0) {
+        pack_panel(x, EvenRows{p.x_stride.c}, 1, p.in_channels, pixels, first, copy);
+        panel = copy, rows.plane = kCols;
+      }
+      for (int64_t o = 0; o < p.out_channels; o += kRows, rows.a += tile) {
+        const int64_t count = smaller<int64_t>(p.out_channels - o, kRows);
+        Output<T> out{static_cast<T*>(p.y) + n * p.y_stride.n + o * p.y_stride.c + first,
+                      y_row,
+                      count,
+                      kLanes<T>,
+                      1,
+                      p.activation};
+        if (p.residual != nullptr) {
+          out.residual =
+              static_cast<const T*>(p.residual) + n * p.residual_stride.n + o * p.residual_stride.c + first;
+          out.residual_row = residual_row, out.residual_step = 1;
+        }
+        multiply_into(out, rows, count, panel, bias + o, 0, cols);
+      }
+    }
+  });
+}
+
 template <class T, class E>
 void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
+  if constexpr (std::is_same_v<T, float>) {
+    if (takes_planes(p)) return pwconv2d_planes<T>(p, threads);
+  }
   constexpr int kRows = Tile<A>::kRows, kCols = Tile<A>::kCols;
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const PixelRuns runs(p);
