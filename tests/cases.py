@@ -153,6 +153,19 @@ CASES: tuple[Case, ...] = (
     _dw((1, 16, 13, 13), 3, padding=2, dilation=2, activation="relu"),
     _dw((1, 3, 20, 23), 5, padding=(2, 6), dilation=(1, 3), stride=(2, 1), bias=False),
     _dw((1, 7, 17, 19), 3, stride=5, padding=1),
+    # Dilated windows as undilated ones over every d-th column, with strides that divide d, share a factor or do not;
+    # phases that fill a run and that do not.
+    _dw((1, 24, 9, 31), 3, padding=2, dilation=2, activation="relu"),
+    _dw((1, 20, 7, 32), 3, padding=2, dilation=2, stride=2),
+    _dw((1, 17, 5, 70), 5, padding=(4, 8), dilation=(2, 4), stride=(1, 2), activation="relu6"),
+    _dw((1, 16, 6, 50), 7, padding=(3, 9), dilation=(1, 3), stride=(1, 2)),
+    _dw((1, 33, 5, 40), (1, 4), padding=(0, 0, 6, 3), dilation=(1, 3)),
+    # Windows of many taps, as rows and as columns, in images wide and one pixel wide; strides that no kernel is for.
+    _dw((1, 40, 1, 75), (1, 31), padding=(0, 15), activation="relu"),
+    _dw((2, 19, 45, 1), (31, 1), padding=(15, 0), activation="relu", weights="packed"),
+    _dw((1, 18, 33, 1), (5, 3), padding=(2, 1), stride=(2, 1), dilation=(3, 1)),
+    _dw((1, 21, 20, 17), (11, 1), padding=(5, 0), weights="sliced"),
+    _dw((1, 16, 19, 23), 9, padding=4, stride=(1, 3), activation="silu"),
     _dw((1, 2, 4, 4), 3, padding=(5, 0, 0, 6), activation="relu"),
     _pw((2, 32, 7, 7), 64, activation="relu"),
     _pw((1, 64, 14, 14), 128, activation="relu6", weights="packed"),

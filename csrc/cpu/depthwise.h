@@ -79,11 +79,10 @@ DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
 // One block of channels of one output row.
 template <class T>
 struct DwRow {
-  const T* x;                          // the block's first column
-  int64_t row_size, rows;              // of the map
-  int64_t first_slot, begin, end;      // kernel rows [begin, end), the first at row `first_slot` of the map
-  int64_t pixel;                       // in place: from one column to the next,
-  int64_t columns_begin, columns_end;  // and the columns of the run that exist
+  int64_t row_size, rows;              // of the input
+  int64_t first_slot, begin, end;      // kernel rows [begin, end), the first at row `first_slot` of the input
+  int64_t pixel;                       // from one column to the next,
+  int64_t columns_begin, columns_end;  // and the columns that exist, counted from the first one of the run
   const Acc<T>* taps;                  // of the block
   const Acc<T>* bias;
   int64_t tap_step;
@@ -94,43 +93,69 @@ struct DwRow {
 // Sums that are made side by side: with the weights of a kernel row they fill 32 or 16 registers.
 constexpr int kLongRun = kVectorBytes == 64 ? 14 : 7;
 constexpr int kShortRun = kVectorBytes == 64 ? 7 : 3;
+// Taps of any kernel row that are taken at once.
+constexpr int kAnyTaps = 4;
 
-// Outputs ow to ow + kRun, to y[offsets[0 … kRun)]. D is T, or what the product takes as its left factor, which gets
-// the values that a tensor would hold. kK and kS are kernel size and stride of undilated windows, or 0 for any: then
-// every tap loads its inputs, else an input is loaded once for all taps of a kernel row. kInPlace reads an NHWC
-// tensor where it lies, without its padding, which is narrower than the window; else x is a map.
-template <class T, class D, int kK, int kS, bool kInPlace, int kRun>
-__attribute__((noinline)) void depthwise_run(const DwRow<T>& p, int64_t ow, D* y, const int64_t* offsets) {
+// kK neighbouring taps, whose columns lie `pixel` apart, for sums at stride kS. A column is loaded once, if it
+// exists.
+template <int kK, int kS, int kRun, class T, class V, class Exists>
+MBV1_INLINE void add_taps(const T* x, int64_t pixel, const Acc<T>* taps, int64_t tap_step, const Exists& exists,
+                          V (&sums)[kRun]) {
+  V weights[kK];
+  repeat<kK>([&](auto j) MBV1_LAMBDA { weights[j] = load(taps + j * tap_step); });
+  repeat<(kRun - 1) * kS + kK>([&](auto column) MBV1_LAMBDA {
+    if (!exists(column)) return;
+    const V value = in_register(load(x + column * pixel));
+    repeat<kK>([&](auto j) MBV1_LAMBDA {
+      constexpr int kFrom = column - j;
+      if constexpr (kFrom >= 0 && kFrom % kS == 0 && kFrom / kS < kRun) sums[kFrom / kS] += weights[j] * value;
+    });
+  });
+}
+
+// kRun outputs `step` apart, whose first window begins at x, to y[offsets[0]], y[offsets[step]] … D is T, or what the
+// product takes as its left factor, which gets the values that a tensor would hold. kK is the kernel's width, and kS
+// the stride in columns of the window, which lie dilation_w apart; or kK is 0 for any of both. kMap: the input is a
+// map, and undilated. Else columns may be missing, where kK > 0 fewer than that on either side.
+template <class T, class D, int kK, int kS, bool kMap, int kRun>
+__attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
+                                             int64_t step) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
-  constexpr int kL = kLanes<A>;
   V sums[kRun];
   repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(p.bias); });
-  const int64_t pixel_size = kInPlace ? p.pixel : kL;
-  const T* x = p.x + ow * p.window.stride_w * pixel_size;
+  // From tap to tap, and from output to output.
+  const int64_t dilation = p.window.dilation_w, stride = step * p.window.stride_w;
+  const int64_t pixel = kMap ? kLanes<A> : p.pixel * dilation;
+  const bool dense = kK > 0 || stride == dilation;
+  const int64_t begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
+  const int64_t end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
   int64_t slot = p.first_slot;
   for (int64_t i = p.begin; i < p.end; ++i) {
     const T* row = x + slot * p.row_size;
     const A* taps = p.taps + i * p.window.kernel_w * p.tap_step;
     if constexpr (kK > 0) {
-      V weights[kK];
-      repeat<kK>([&](auto j) MBV1_LAMBDA { weights[j] = load(taps + j * p.tap_step); });
-      constexpr int kColumns = (kRun - 1) * kS + kK;
-      repeat<kColumns>([&](auto column) MBV1_LAMBDA {
-        if constexpr (kInPlace && (column < kK - 1 || column > kColumns - kK)) {
-          if (column < p.columns_begin || column >= p.columns_end) return;
-        }
-        const V pixel = in_register(load(row + column * pixel_size));
-        repeat<kK>([&](auto j) MBV1_LAMBDA {
-          constexpr int kFrom = column - j;
-          if constexpr (kFrom >= 0 && kFrom % kS == 0 && kFrom / kS < kRun) sums[kFrom / kS] += weights[j] * pixel;
-        });
-      });
+      const auto exists = [&](auto column) MBV1_LAMBDA {
+        if constexpr (kMap || (column >= kK - 1 && column <= (kRun - 1) * kS)) return true;
+        return column >= begin && column < end;
+      };
+      add_taps<kK, kS>(row, pixel, taps, p.tap_step, exists, sums);
     } else {
-      for (int64_t j = 0; j < p.window.kernel_w; ++j) {
-        const V weight = load(taps + j * p.tap_step);
-        const T* pixel = row + j * p.window.dilation_w * kL;
-        repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] += weight * load(pixel + r * p.window.stride_w * kL); });
+      int64_t j = 0;
+      for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
+        const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
+        add_taps<kAnyTaps, 1>(row + j * pixel, pixel, taps + j * p.tap_step, p.tap_step, exists, sums);
+      }
+      for (; j < p.window.kernel_w; ++j) {
+        const auto add = [&](const auto& exists) MBV1_LAMBDA {
+          add_taps<1, 1>(row + j * pixel, p.pixel * stride, taps + j * p.tap_step, p.tap_step, exists, sums);
+        };
+        const int64_t first = dense ? j : j * dilation, next = dense ? 1 : stride;
+        if (first >= begin && first + (kRun - 1) * next < end) {
+          add([](auto) MBV1_LAMBDA { return true; });
+        } else {
+          add([&](auto r) MBV1_LAMBDA { return first + r * next >= begin && first + r * next < end; });
+        }
       }
     }
     slot += p.window.dilation_h;
@@ -141,7 +166,7 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, int64_t ow, D* y
     repeat<kRun>([&](auto r) MBV1_LAMBDA {
       V sum = sums[r] < low ? broadcast(low) : sums[r];
       sum = sum > high ? broadcast(high) : sum;
-      store(y + offsets[r], sum);
+      store(y + offsets[r * step], sum);
     });
   } else {
     V copies[kRun];  // an array that is indexed at run time lies in memory, which the sums should not
@@ -150,46 +175,69 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, int64_t ow, D* y
     for (int r = 0; r < kRun; ++r) {
       V sum = activate<A>(copies[r], p.activation);
       if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
-      store(y + offsets[r], sum);
+      store(y + offsets[r * step], sum);
     }
   }
 }
 
-// The kernels for a window, by the length of their runs.
+// The kernels for a window, which read a tensor where it lies, or a map.
 template <class T, class D, bool kInPlace = false>
-struct DwRuns {
-  using Run = void (*)(const DwRow<T>&, int64_t ow, D*, const int64_t* offsets);
-  Run long_run = nullptr, short_run = nullptr, one = nullptr;
-
+class DwRuns {
+ public:
   explicit DwRuns(const Window& w) {
-    if constexpr (!kInPlace) set<0, 0>();
+    int64_t stride = w.stride_w, common = w.dilation_w;
+    for (int64_t rest = stride % common; rest > 0; rest = stride % common) stride = common, common = rest;
+    phases_ = w.dilation_w / common, stride = w.stride_w / common;
     if constexpr (!std::is_same_v<T, double>) {
-      if (w.kernel_h != w.kernel_w || w.dilation_w != 1 || w.stride_w > 2) return;
-      if (w.kernel_w == 3) w.stride_w == 1 ? set<3, 1>() : set<3, 2>();
-      if (w.kernel_w == 5) w.stride_w == 1 ? set<5, 1>() : set<5, 2>();
-      if (w.kernel_w == 7) w.stride_w == 1 ? set<7, 1>() : set<7, 2>();
+      if (w.kernel_w == 3) set<3>(stride, w.dilation_w);
+      if (w.kernel_w == 5) set<5>(stride, w.dilation_w);
+      if (w.kernel_w == 7) set<7>(stride, w.dilation_w);
     }
   }
 
-  // Calls body(run, ow) for runs that cover [0, width). The last one of a kind may overlap the one before it, and
-  // makes the same values again.
+  // Calls body(run, ow, step) for runs that cover [0, width). Outputs whose windows' columns are the same ones lie
+  // `step` apart. The last run of a kind may overlap the one before it, and makes the same values again.
   template <class Body>
   void cover(int64_t width, const Body& body) const {
-    int64_t ow = 0;
-    for (; width - ow >= kLongRun; ow += kLongRun) body(long_run, ow);
-    if (width - ow > kShortRun && width >= kLongRun) return body(long_run, width - kLongRun);
-    for (; width - ow >= kShortRun; ow += kShortRun) body(short_run, ow);
-    if (ow < width && width >= kShortRun) return body(short_run, width - kShortRun);
-    for (; ow < width; ++ow) body(one, ow);
+    const bool few = phases_ > 1 && width < phases_ * kShortRun;
+    const int64_t step = few ? 1 : phases_;
+    for (int64_t first = 0; first < smaller(step, width); ++first) {
+      cover(few ? any_ : runs_, divide_up(width - first, step),
+            [&](auto run, int64_t i) { body(run, first + i * step, step); });
+    }
   }
 
  private:
-  template <int kK, int kS>
-  void set() {
-    long_run = depthwise_run<T, D, kK, kS, kInPlace, kLongRun>;
-    short_run = depthwise_run<T, D, kK, kS, kInPlace, kShortRun>;
-    one = depthwise_run<T, D, kK, kS, kInPlace, 1>;
+  using Run = void (*)(const DwRow<T>&, const T* x, D*, const int64_t* offsets, int64_t step);
+  struct Runs {
+    Run of_many, of_few, of_one;
+  };
+
+  template <int kK, int kS, bool kMap>
+  static constexpr Runs kRuns{depthwise_run<T, D, kK, kS, kMap, kLongRun>,
+                              depthwise_run<T, D, kK, kS, kMap, kShortRun>, depthwise_run<T, D, kK, kS, kMap, 1>};
+
+  template <int kK>
+  void set(int64_t stride, int64_t dilation) {
+    const bool map = !kInPlace && dilation == 1;
+    if (stride == 1) runs_ = map ? kRuns<kK, 1, true> : kRuns<kK, 1, false>;
+    if (stride == 2) runs_ = map ? kRuns<kK, 2, true> : kRuns<kK, 2, false>;
   }
+
+  template <class Body>
+  static void cover(const Runs& runs, int64_t width, const Body& body) {
+    int64_t i = 0;
+    for (; width - i >= kLongRun; i += kLongRun) body(runs.of_many, i);
+    if (width - i > kShortRun && width >= kLongRun) return body(runs.of_many, width - kLongRun);
+    for (; width - i >= kShortRun; i += kShortRun) body(runs.of_few, i);
+    if (i < width && width >= kShortRun) return body(runs.of_few, width - kShortRun);
+    for (; i < width; ++i) body(runs.of_one, i);
+  }
+
+  // Of a dilated window, output columns q, q + phases, q + 2 phases … are those of an undilated window over every
+  // dilation_w-th input column.
+  int64_t phases_;
+  Runs any_ = kRuns<0, 0, false>, runs_ = any_;
 };
 
 // All columns of the output rows [begin, end), for the blocks [block_begin, block_end) of a map whose first block is
@@ -201,11 +249,12 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
   constexpr int kL = kLanes<Acc<T>>;
   DwRow<T> row;
   row.row_size = map.row_size(), row.rows = map.rows;
+  row.pixel = kL, row.columns_begin = 0, row.columns_end = map.columns;
   row.tap_step = weights.channel_stride;
   row.window = p.window, row.activation = p.activation;
   // Row by row within a block: the rows that two windows share are still in the first-level cache.
   for (int64_t block = block_begin; block < block_end; ++block, y += block_step) {
-    row.x = map.data + (block - first_block) * map.block_size();
+    const T* x = map.data + (block - first_block) * map.block_size();
     row.taps = weights.taps + block * kL, row.bias = weights.bias + block * kL;
     const int64_t* place = offsets;
     for (int64_t oh = begin; oh < end; ++oh, place += p.out_w) {
@@ -213,7 +262,9 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
       const TapRange taps(top, p.in_h, p.window.kernel_h, p.window.dilation_h);
       row.begin = taps.begin, row.end = taps.end;
       row.first_slot = taps.begin < taps.end ? (top + taps.begin * p.window.dilation_h) % map.rows : 0;
-      runs.cover(p.out_w, [&](auto run, int64_t ow) { run(row, ow, y, place + ow); });
+      runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step) {
+        run(row, x + ow * p.window.stride_w * kL, y, place + ow, step);
+      });
     }
   }
 }

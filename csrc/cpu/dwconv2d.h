@@ -16,21 +16,23 @@ constexpr int64_t kAliasBytes = 4096;
 // Whether the input is read where it lies: its channels are neighbours, and the padding, which is nowhere, is
 // narrower than a window. Not worth it where the pixels of a window push each other out of the first-level cache,
 // unless there is arithmetic enough meanwhile.
-template <class T, class D>
-bool in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs) {
+template <class T>
+bool in_place(const DwConv2dParams& p) {
   const Window& w = p.window;
-  const int64_t pad_right = (p.out_w - 1) * w.stride_w + w.kernel_w - w.pad_left - p.in_w;
+  const int64_t pad_right = columns_spanned(p) - w.pad_left - p.in_w, pad = larger<int64_t>(w.pad_left, pad_right);
   const int64_t pixel_bytes = p.x_stride.w * static_cast<int64_t>(sizeof(T));
   const int64_t alias = w.kernel_w == 3 && w.stride_w == 1 ? kAliasBytes / 2 : kAliasBytes;
-  return runs.one != nullptr && w.dilation_h == 1 && p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> &&
-         w.pad_left < w.kernel_w && pad_right < w.kernel_w && pixel_bytes % alias != 0;
+  return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w &&
+         pixel_bytes % alias != 0;
 }
 
-// Output rows [begin, end) of image n, all channels: channel c of a pixel to c * channel_step behind its first, which
-// `place(oh)` gives as in depthwise_rows. The last block of channels may overlap the one before it.
+// Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
+// c * channel_step behind its first, which `place(oh)` gives as in depthwise_rows. The last block of channels may
+// overlap the one before it.
 template <class T, class D, class Place>
 void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, const DwWeights<T>& weights,
-                        int64_t n, int64_t begin, int64_t end, int64_t channel_step, const Place& place) {
+                        int64_t n, int64_t begin, int64_t end, int64_t c_begin, int64_t c_end, int64_t channel_step,
+                        const Place& place) {
   constexpr int kL = kLanes<Acc<T>>;
   const Window& w = p.window;
   const T* const x = static_cast<const T*>(p.x) + n * p.x_stride.n - w.pad_left * p.x_stride.w;
@@ -40,19 +42,41 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
   row.window = w, row.activation = p.activation;
   for (int64_t oh = begin; oh < end; ++oh) {
     const int64_t top = oh * w.stride_h - w.pad_top;
-    const TapRange taps(top, p.in_h, w.kernel_h, 1);
-    row.begin = taps.begin, row.end = taps.end, row.first_slot = larger<int64_t>(0, top);
+    const TapRange taps(top, p.in_h, w.kernel_h, w.dilation_h);
+    row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
     // Block by block within a run: the order in which they lie in memory.
     const DwPlace<D> to = place(oh);
-    runs.cover(p.out_w, [&](auto run, int64_t ow) {
+    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step) {
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
-      for (int64_t block = 0; block < p.channels; block += kL) {
-        const int64_t c = smaller(block, p.channels - kL);
-        row.x = x + c, row.taps = weights.taps + c, row.bias = weights.bias + c;
-        run(row, ow, to.y + c * channel_step, to.offsets + ow);
+      for (int64_t block = c_begin; block < c_end; block += kL) {
+        const int64_t c = smaller(block, c_end - kL);
+        row.taps = weights.taps + c, row.bias = weights.bias + c;
+        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step);
       }
     });
   }
+}
+
+template <class T>
+void dwconv2d_in_place(const DwConv2dParams& p, const DwWeights<T>& weights, const Threads& threads) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const DwRuns<T, T, true> runs(p.window);
+  // Bands of rows where images do not make enough items, and groups of channels where those do not either.
+  const int64_t wanted = divide_up(threads.count * kItemsPerThread, p.batch), whole = p.channels / kL;
+  const int64_t bands = smaller(divide_up(p.out_h, 4), wanted), groups = smaller(whole, divide_up(wanted, bands));
+  const int64_t band = divide_up(p.out_h, bands);
+  parallel(threads, p.batch * groups * bands, [&](int64_t begin, int64_t end) {
+    int64_t* offsets = workspace<int64_t>(Slot::kOffsets, p.out_w);
+    for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t n = item / (groups * bands), group = item / bands % groups, row = item % bands * band;
+      const int64_t c_begin = group * whole / groups * kL;
+      const int64_t c_end = group + 1 < groups ? (group + 1) * whole / groups * kL : p.channels;
+      T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
+      depthwise_in_place(p, runs, weights, n, row, smaller(row + band, p.out_h), c_begin, c_end, 1,
+                         [&](int64_t oh) { return DwPlace<T>{image + oh * p.y_stride.h, offsets}; });
+    }
+  });
 }
 
 template <class T>
@@ -60,12 +84,11 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   constexpr int kL = kLanes<A>;
   const DwWeights<T> weights = pack_depthwise<T>(p);
+  if (in_place<T>(p)) return dwconv2d_in_place(p, weights, threads);
   const DwRuns<T, T> runs(p.window);
-  const DwRuns<T, T, true> runs_in_place(p.window);
-  const bool copies = !in_place(p, runs_in_place);
   const int64_t blocks = blocks_of<A>(p.channels);
   const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
-  const int64_t group = copies ? larger<int64_t>(1, smaller(blocks, kRowsBytes / block_bytes)) : blocks;
+  const int64_t group = larger<int64_t>(1, smaller(blocks, kRowsBytes / block_bytes));
   const int64_t groups = divide_up(blocks, group);
   // Bands of rows where images and channels do not make enough items.
   const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
@@ -81,10 +104,6 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
       const int64_t rows_end = smaller(row + band, p.out_h);
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
       const auto place = [&](int64_t oh) { return DwPlace<T>{image + oh * p.y_stride.h + first * kL, offsets}; };
-      if (!copies) {
-        depthwise_in_place(p, runs_in_place, weights, n, row, rows_end, 1, place);
-        continue;
-      }
       if (first < whole) depthwise_rows(p, runs, weights, n, row, rows_end, first, whole, kL, place);
       for (int64_t oh = row; whole < last && oh < rows_end; ++oh) {  // channels that do not fill a vector
         depthwise_rows(p, runs, weights, n, oh, oh + 1, whole, last, 0,
@@ -215,14 +234,26 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   });
 }
 
+// An image that is one pixel wide, and stays it, as one that is one pixel high: the kernels make runs of columns.
+inline DwConv2dParams lying(const DwConv2dParams& p) {
+  if (p.in_w > 1 || p.out_w > 1) return p;
+  DwConv2dParams q = p;
+  q.in_h = p.in_w, q.in_w = p.in_h, q.out_h = p.out_w, q.out_w = p.out_h;
+  q.x_stride.h = p.x_stride.w, q.x_stride.w = p.x_stride.h, q.y_stride.h = p.y_stride.w, q.y_stride.w = p.y_stride.h;
+  q.weight_stride_h = p.weight_stride_w, q.weight_stride_w = p.weight_stride_h;
+  const Window& w = p.window;
+  q.window = {w.kernel_w, w.kernel_h, w.stride_w, w.stride_h, w.pad_left, w.pad_top, w.dilation_w, w.dilation_h};
+  return q;
+}
+
 constexpr Kernel<DwConv2dParams> kDwConv2d[] = {
     {"dwconv2d_nhwc", [](const DwConv2dParams& p) { return p.y_stride.c == 1; },
      [](const DwConv2dParams& p, const Threads& threads) {
-       with_dtype(p.dtype, [&](auto type) { dwconv2d_nhwc<decltype(type)>(p, threads); });
+       with_dtype(p.dtype, [&](auto type) { dwconv2d_nhwc<decltype(type)>(lying(p), threads); });
      }},
     {"dwconv2d_nchw", [](const DwConv2dParams&) { return true; },
      [](const DwConv2dParams& p, const Threads& threads) {
-       with_dtype(p.dtype, [&](auto type) { dwconv2d_nchw<decltype(type)>(p, threads); });
+       with_dtype(p.dtype, [&](auto type) { dwconv2d_nchw<decltype(type)>(lying(p), threads); });
      }},
 };
 

@@ -31,13 +31,13 @@ void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
   const DwWeights<T> dw_weights = pack_depthwise<T>(p.dw);
   const DwRuns<T, E> runs(p.dw.window);
   const DwRuns<T, E, true> runs_in_place(p.dw.window);
-  const bool reads_in_place = channels % kLanes<A> == 0 && in_place(p.dw, runs_in_place);
+  const bool reads_in_place = channels % kLanes<A> == 0 && in_place<T>(p.dw);
   const A* bias = gather_bias<T>(Slot::kBias, p.pw.bias, p.pw.bias_stride, p.pw.out_channels);
   // Depthwise outputs of rows [first, last) of image n to the tiles of the left factor.
   const auto depthwise = [&](int64_t n, int64_t first, int64_t last, E* tiles, const int64_t* offsets) {
     const auto place = [&](int64_t oh) { return DwPlace<E>{tiles, offsets + (oh - first) * width}; };
     if (reads_in_place) {
-      return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, Tile<A>::kRows, place);
+      return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, 0, channels, Tile<A>::kRows, place);
     }
     for (int64_t block = 0; block < blocks; ++block, tiles += Tile<A>::kBlock) {
       if (p.dw.x_stride.c == 1) {
