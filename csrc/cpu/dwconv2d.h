@@ -8,8 +8,10 @@ namespace {
 
 // ---- NHWC ----
 
-// Blocks of channels that an item takes at once, where it copies their rows: as many as fit half a first-level cache.
+// Blocks of channels that an item takes at once, where it copies their rows: as many as fit half a first-level cache,
+// and at least so many that what it takes of a pixel is whole cache lines.
 constexpr int64_t kRowsBytes = 16 * 1024;
+constexpr int64_t kLeastBlocks = 4;
 // A first-level cache keeps few lines whose addresses differ by multiples of this.
 constexpr int64_t kAliasBytes = 4096;
 
@@ -88,7 +90,7 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
   const DwRuns<T, T> runs(p.window);
   const int64_t blocks = blocks_of<A>(p.channels);
   const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
-  const int64_t group = larger<int64_t>(1, smaller(blocks, kRowsBytes / block_bytes));
+  const int64_t group = smaller(blocks, larger(kLeastBlocks, kRowsBytes / block_bytes));
   const int64_t groups = divide_up(blocks, group);
   // Bands of rows where images and channels do not make enough items.
   const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
