@@ -88,6 +88,7 @@ struct DwRow {
   int64_t tap_step;
   Window window;
   Activation activation;
+  bool bf16_products = has_bf16_products();
 };
 
 // Sums that are made side by side: with the weights of a kernel row they fill 32 or 16 registers.
@@ -161,12 +162,13 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
     slot += p.window.dilation_h;
     while (slot >= p.rows) slot -= p.rows;
   }
-  if (std::is_same_v<T, A> && is_clamp(p.activation)) {
+  constexpr bool kHasInstruction = kVectorBytes == 64 && std::is_same_v<D, BFloat16>;  // to round by
+  if ((std::is_same_v<T, A> || (kHasInstruction && p.bf16_products)) && is_clamp(p.activation)) {
     const A low = low_of<A>(p.activation), high = high_of<A>(p.activation);
     repeat<kRun>([&](auto r) MBV1_LAMBDA {
       V sum = sums[r] < low ? broadcast(low) : sums[r];
       sum = sum > high ? broadcast(high) : sum;
-      store(y + offsets[r * step], sum);
+      store_product<D>(y + offsets[r * step], sum, kLanes<A>);
     });
   } else {
     V copies[kRun];  // an array that is indexed at run time lies in memory, which the sums should not

@@ -80,6 +80,28 @@ MBV1_INLINE F32Vec widen(U16Vec bits, const BFloat16*) {
   return (F32Vec)(__builtin_convertvector(bits, U32Vec) << 16);
 }
 
+// Round to nearest even; NaN stays NaN.
+MBV1_INLINE U16Vec narrow(F32Vec v, const BFloat16*) {
+  const U32Vec bits = (U32Vec)v;
+  const U32Vec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const U32Vec nan = (U32Vec)((bits & 0x7fffffffu) > 0x7f800000u);
+  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), U16Vec);
+}
+
+#if defined(__x86_64__) && MBV1_VECTOR_BYTES >= 32
+// F16C, which every processor with AVX2 has.
+MBV1_INLINE F32Vec widen(U16Vec bits, const Half*) {
+  F32Vec v;
+  asm("vcvtph2ps %1, %0" : "=v"(v) : "v"(bits));
+  return v;
+}
+
+MBV1_INLINE U16Vec narrow(F32Vec v, const Half*) {
+  U16Vec bits;
+  asm("vcvtps2ph $0, %1, %0" : "=v"(bits) : "v"(v));  // to nearest even
+  return bits;
+}
+#else
 // Shifts the 5-bit exponent into place and multiplies by 2^112 to rebias it, which also normalises subnormals.
 MBV1_INLINE F32Vec widen(U16Vec bits, const Half*) {
   const U32Vec wide = __builtin_convertvector(bits, U32Vec);
@@ -87,14 +109,6 @@ MBV1_INLINE F32Vec widen(U16Vec bits, const Half*) {
   const U32Vec scaled = (U32Vec)((F32Vec)magnitude * 0x1p112f);
   const U32Vec special = (U32Vec)(magnitude >= 0x0f800000u) & 0x7f800000u;  // infinity and NaN
   return (F32Vec)(scaled | special | ((wide & 0x8000u) << 16));
-}
-
-// Round to nearest even; NaN stays NaN.
-MBV1_INLINE U16Vec narrow(F32Vec v, const BFloat16*) {
-  const U32Vec bits = (U32Vec)v;
-  const U32Vec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const U32Vec nan = (U32Vec)((bits & 0x7fffffffu) > 0x7f800000u);
-  return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), U16Vec);
 }
 
 MBV1_INLINE U16Vec narrow(F32Vec v, const Half*) {
@@ -110,6 +124,7 @@ MBV1_INLINE U16Vec narrow(F32Vec v, const Half*) {
   const U32Vec result = (special & is_special) | (finite & ~is_special);
   return __builtin_convertvector(result | ((bits >> 16) & 0x8000u), U16Vec);
 }
+#endif
 
 // kLanes elements from unaligned memory, in the type that sums are made in.
 template <class T>
