@@ -124,9 +124,10 @@ __device__ void trade_in_quad(float (&values)[4][kWords]) {
 }
 
 // One store of the pack's 16 bytes: the compiler would split it where the same values are also stored one by one.
+// FMAs make 4 values of 2 bytes, where sm_75 has no tensor cores for them: those it may.
 template <class T, int kCount>
 __device__ void store_whole(T* to, const Pack<T, kCount>& pack) {
-  static_assert(sizeof(pack) == kVectorBytes);
+  if constexpr (sizeof(pack) < kVectorBytes) return store_pack(to, pack);
   uint4 bits;
   memcpy(&bits, &pack, sizeof(bits));
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x),
