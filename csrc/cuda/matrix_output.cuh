@@ -101,13 +101,14 @@ __device__ void activate_all(float (&values)[kCount], Activation activation) {
   }
 }
 
-// Lane t of a quad gives values[t'] to lane t' and gets theirs in the order of the lanes. kBits 1 trades between
-// neighbours only: two pairs of tiles, each lane with half of one.
-template <int kBits, int kWords>
+// Lane t of a quad gives values[t'] to lane t' and gets theirs in the order of the lanes. A quad are the lanes that
+// differ in the bits from kFirst on. kBits 1 trades between neighbours only: two pairs of tiles, each lane with half
+// of one.
+template <int kBits, int kFirst = 0, int kWords>
 __device__ void trade_in_quad(float (&values)[4][kWords]) {
 #pragma unroll
   for (int bit = 0; bit < kBits; ++bit) {
-    const bool high = threadIdx.x >> bit & 1;
+    const bool high = threadIdx.x >> (kFirst + bit) & 1;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (i >> bit & 1) continue;
@@ -115,7 +116,7 @@ __device__ void trade_in_quad(float (&values)[4][kWords]) {
 #pragma unroll
       for (int word = 0; word < kWords; ++word) {
         const float given = high ? values[i][word] : values[other][word];
-        const float got = __shfl_xor_sync(0xffffffffu, given, 1 << bit);
+        const float got = __shfl_xor_sync(0xffffffffu, given, 1 << (kFirst + bit));
         (high ? values[i][word] : values[other][word]) = got;
       }
     }
@@ -123,9 +124,10 @@ __device__ void trade_in_quad(float (&values)[4][kWords]) {
 }
 
 // One store of the pack's 16 bytes: the compiler would split it where the same values are also stored one by one.
+// FMAs make 4 values of 2 bytes, where sm_75 has no tensor cores for them: those it may.
 template <class T, int kCount>
 __device__ void store_whole(T* to, const Pack<T, kCount>& pack) {
-  static_assert(sizeof(pack) == kVectorBytes);
+  if constexpr (sizeof(pack) < kVectorBytes) return store_pack(to, pack);
   uint4 bits;
   memcpy(&bits, &pack, sizeof(bits));
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x),

@@ -20,7 +20,11 @@ namespace mbv1::cuda {
 constexpr int max_of(int a, int b) { return a > b ? a : b; }
 constexpr int min_of(int a, int b) { return a < b ? a : b; }
 
-template <class Element, bool kTf32, Layout kTileLayout, int kWarpsM, int kWarpsN, int kWarpM = 32,
+// Whether FMAs multiply on every architecture.
+template <class T, bool kTf32>
+constexpr bool kIsFma = std::is_same_v<T, float> && !kTf32;
+
+template <class Element, bool kTf32, Layout kTileLayout, int kWarpsM, int kWarpsN, int kWarpM = 32, int kWarpN = 32,
           int kTileGroups = 1>
 struct MatrixTile {
   using T = Element;
@@ -28,12 +32,17 @@ struct MatrixTile {
   static constexpr bool kIsNhwc = kLayout == Layout::kNhwc, kUsesTf32 = kTf32;
   // A warp makes 32 x 32 or 64 x 32. An ldmatrix of 512 bytes takes 4 cycles of shared memory, an mma 2 of an A100's
   // tensor cores: 4 loads to 8 mma at 32 x 32 are balanced, 6 to 16 at 64 x 32 leave the tensor cores the limit.
-  static constexpr int kM = kWarpM * kWarpsM, kN = 32 * kWarpsN;
+  // By FMA a thread makes R x C sums, a warp 4 R x 8 C. For 4 values of K it then loads R + C vectors, 4 cycles of
+  // shared memory each, for R C cycles of an SM's 128 lanes: 8 x 4 needs 1.5 times the cycles of its FMAs, 16 x 4
+  // 1.25, 8 x 8 (32 x 64 a warp) as many, and 16 x 8 (64 x 64) 0.75: there the FMAs are the limit.
+  static constexpr int kM = kWarpM * kWarpsM, kN = kWarpN * kWarpsN;
   static constexpr int kGroups = kTileGroups, kGroupThreads = 32 * kWarpsM * kWarpsN,
                        kThreads = kGroupThreads * kGroups;
-  static constexpr int kWarpRows = kWarpM;
-  static constexpr int kSums = kWarpM;  // a thread's, of 32 * kWarpM a warp
+  static constexpr int kWarpRows = kWarpM, kWarpColumns = kWarpN;
+  static constexpr int kFmaRows = kWarpM / 4, kFmaColumns = kWarpN / 8;  // of a thread
+  static constexpr int kSums = kWarpM * kWarpN / 32;                     // a thread's
   static_assert(kWarpM == 32 || kWarpM == 64);
+  static_assert(kWarpN == 32 || (kWarpN == 64 && kIsFma<T, kTf32>));
   static constexpr int kPixels = kIsNhwc ? kM : kN, kOutputs = kIsNhwc ? kN : kM;
   static constexpr int kVec = kVectorSize<T>;
   static constexpr int kPacks = 4;  // vectors of a slice: two steps of mma
@@ -110,53 +119,58 @@ struct MatrixTile {
     }
     // A loop, lest the epilogue be unrolled for each of the sums, which a register array would otherwise ask for.
 #pragma unroll 1
-    for (int unit = kGroups > 1 ? group() : 0; unit < kSums / kUnitSums; unit += kGroups) {
-      float values[4][kUnitSums / 4];
+    for (int row = kGroups > 1 ? group() : 0; row < kRows; row += kGroups) {
 #pragma unroll
-      for (int i = 0; i < kUnitSums; ++i) {
-        values[i / (kUnitSums / 4)][i % (kUnitSums / 4)] = sum_of_unit(sums, staging, unit, i);
+      for (int unit = 0; unit < kRowUnits; ++unit) {
+        float values[4][kUnitSums / 4];
+#pragma unroll
+        for (int i = 0; i < kUnitSums; ++i) {
+          values[i / (kUnitSums / 4)][i % (kUnitSums / 4)] = sum_of_unit(sums, staging, row, unit, i);
+        }
+        store_unit(values, row, unit, output, places, first_channel);
       }
-      store_unit(values, unit, output, places, first_channel);
     }
   }
 
  private:
-  // What a thread has of one row of its warp: with mma, 2 neighbours of each of 4 n8 tiles, and with FMA 4 sums.
+  // What a thread has of one row of its warp, and finishes at once: with mma, 2 neighbours of each of 4 n8 tiles, and
+  // with FMA 4 sums, once or twice.
   static constexpr bool kIsMma = kHasMma<T, kTf32>;
-  static constexpr int kUnitSums = kIsMma ? 8 : 4;
+  static constexpr int kUnitSums = kIsMma ? 8 : 4, kRowUnits = kIsMma ? 1 : kFmaColumns / 4;
+  static constexpr int kRows = kSums / kRowUnits / kUnitSums;
 
   static __device__ int position() { return threadIdx.x % kGroupThreads / 32; }
   static __device__ int warp_row() { return position() / kWarpsN * kWarpM; }
-  static __device__ int warp_column() { return position() % kWarpsN * 32; }
+  static __device__ int warp_column() { return position() % kWarpsN * kWarpN; }
 
-  static __device__ constexpr int sum_index(int unit, int i) {
-    return kIsMma ? (unit / 2 * 4 + i / 2) * 4 + unit % 2 * 2 + i % 2 : unit * 4 + i;
+  static __device__ constexpr int sum_index(int row, int unit, int i) {
+    return kIsMma ? (row / 2 * 4 + i / 2) * 4 + row % 2 * 2 + i % 2 : (row * kRowUnits + unit) * kUnitSums + i;
   }
 
-  static __device__ float sum_of_unit(const float (&sums)[kSums], const float* staging, int unit, int i) {
+  static __device__ float sum_of_unit(const float (&sums)[kSums], const float* staging, int row, int unit, int i) {
     float value = 0.f;
     if constexpr (kGroups > 1) {
-      const float* first = staging + sum_index(unit, i) * kThreads + threadIdx.x % kGroupThreads;
+      const float* first = staging + sum_index(row, unit, i) * kThreads + threadIdx.x % kGroupThreads;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) value += first[g * kGroupThreads];
     } else {
 #pragma unroll
-      for (int u = 0; u < kSums / kUnitSums; ++u) {
-        if (u == unit) value = sums[sum_index(u, i)];
+      for (int r = 0; r < kRows; ++r) {
+        if (r == row) value = sums[sum_index(r, unit, i)];
       }
     }
     return value;
   }
 
-  static __device__ void store_unit(float (&values)[4][kUnitSums / 4], int unit, const Output& output,
-                                    const TilePlaces& places, int64_t first_channel) {
+  static __device__ void store_unit(float (&values)[4][kUnitSums / 4], int row_of_thread, int unit,
+                                    const Output& output, const TilePlaces& places, int64_t first_channel) {
     const int lane = threadIdx.x % 32, in_quad = lane % 4;
     if constexpr (kIsMma && sizeof(T) == 2) {
-      const int row = warp_row() + unit * 8 + lane / 4;
+      const int row = warp_row() + row_of_thread * 8 + lane / 4;
       trade_in_quad<2>(values);
       finish_pack<T, kLayout, 8>(values[0], row, warp_column() + in_quad * 8, output, places, first_channel);
     } else if constexpr (kIsMma) {
-      const int row = warp_row() + unit * 8 + lane / 4;
+      const int row = warp_row() + row_of_thread * 8 + lane / 4;
       trade_in_quad<1>(values);
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
@@ -164,10 +178,10 @@ struct MatrixTile {
         finish_pack<T, kLayout, 4>(values[2 * pair], row, column, output, places, first_channel);
       }
     } else {
-      const int row = warp_row() + fma_row() + 4 * unit;
-      if constexpr (kIsNhwc) trade_in_quad<2>(values);
-      const int column = kIsNhwc ? in_quad * 8 + lane / 4 % 2 * 4 : fma_column() * 4;
-      finish_pack<T, kLayout, 4>(values[0], row, warp_column() + column, output, places, first_channel);
+      const int row = warp_row() + fma_row() + 4 * row_of_thread;
+      if constexpr (kIsNhwc) trade_in_quad<2, kFmaColumnBit>(values);
+      const int column = kIsNhwc ? fma_column() % 4 * 8 + fma_column() / 4 * 4 : fma_column() * 4;
+      finish_pack<T, kLayout, 4>(values[0], row, warp_column() + unit * 32 + column, output, places, first_channel);
     }
   }
 
@@ -218,30 +232,34 @@ struct MatrixTile {
   }
 
   // A warp's 4 x 8 lanes make rows fma_row() + 4 i. Columns fma_column() + 8 j of [n][k], whose pitch of 20 words
-  // then spreads a quarter warp's 16-byte loads over all banks; 4 neighbours in [k][n].
-  static __device__ int fma_row() { return threadIdx.x % 32 / 8; }
-  static __device__ int fma_column() { return threadIdx.x % 8; }
+  // then spreads a quarter warp's 16-byte loads over all banks; in [k][n] 4 neighbours of every 32. Lanes that differ
+  // in their lowest bit alone read one column, those in the next alone one row: a GPU can serve two quarters of a
+  // warp at once then.
+  static constexpr int kFmaColumnBit = 1;
+  static __device__ int fma_row() { return threadIdx.x % 32 / 16 * 2 + threadIdx.x % 2; }
+  static __device__ int fma_column() { return threadIdx.x >> kFmaColumnBit & 7; }
 
   static __device__ void multiply_fma(float (&sums)[kSums], const T* a, const T* b, int a_pitch) {
     a += (warp_row() + fma_row()) * a_pitch;
     b += warp_column() * (kIsNhwc ? kRowPitch : 1);
 #pragma unroll 1
     for (int k = 0; k < kSlice; k += 4) {
-      Pack<T, 4> b_packs[4];
+      Pack<T, 4> b_packs[kFmaColumns];  // [column][k], or [column / 4][k][column % 4]
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < kFmaColumns; ++j) {
         b_packs[j] = kIsNhwc ? load_pack<4>(b + (fma_column() + 8 * j) * kRowPitch + k)
-                             : load_pack<4>(b + (k + j) * kColumnPitch + fma_column() * 4);
+                             : load_pack<4>(b + (k + j % 4) * kColumnPitch + j / 4 * 32 + fma_column() * 4);
       }
 #pragma unroll
-      for (int i = 0; i < kSums / 4; ++i) {
+      for (int i = 0; i < kFmaRows; ++i) {
         const auto a_pack = load_pack<4>(a + 4 * i * a_pitch + k);
 #pragma unroll
         for (int kk = 0; kk < 4; ++kk) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            const T b_value = kIsNhwc ? b_packs[j][kk] : b_packs[kk][j];
-            sums[i * 4 + j] = fmaf(to_float(a_pack[kk]), to_float(b_value), sums[i * 4 + j]);
+          for (int j = 0; j < kFmaColumns; ++j) {
+            const T b_value = kIsNhwc ? b_packs[j][kk] : b_packs[j / 4 * 4 + kk][j % 4];
+            float& sum = sums[i * kFmaColumns + j];
+            sum = fmaf(to_float(a_pack[kk]), to_float(b_value), sum);
           }
         }
       }

@@ -14,15 +14,16 @@ Work product_work(double blocks, double slices, double outputs) {
   // Turing's tensor cores multiply float16 only.
   const bool mma = kHasMma<typename Tile::T, Tile::kUsesTf32> &&
                    (std::is_same_v<typename Tile::T, __half> || current_device().capability >= 80);
-  constexpr double kBytes = sizeof(typename Tile::T), kWarpSums = Tile::kWarpRows * 32;
+  constexpr double kBytes = sizeof(typename Tile::T), kWarpSums = Tile::kWarpRows * Tile::kWarpColumns;
   const double macs = blocks * slices * Tile::kM * Tile::kN * Tile::kSlice;
   Work work{};
   work.blocks = static_cast<int64_t>(blocks);
   work.threads = Tile::kThreads, work.registers = 128;
   // A warp reads its rows and columns by ldmatrix. FMA threads read 4 values of K at a time, and a load of 16 bytes a
   // lane takes four widths of shared memory (128 bytes), though its rows are the same for many lanes.
-  const double fragments = mma ? macs / kWarpSums * (Tile::kWarpRows + 32) * kBytes
-                               : macs / (kWarpSums * 4) * (Tile::kWarpRows / 4 + 4) * 512;
+  constexpr double kFmaLoads = Tile::kFmaRows + Tile::kFmaColumns;
+  const double fragments = mma ? macs / kWarpSums * (Tile::kWarpRows + Tile::kWarpColumns) * kBytes
+                               : macs / (kWarpSums * 4) * kFmaLoads * 512;
   const double met = Tile::kGroups > 1 ? 2.0 * blocks * Tile::kStagingBytes : 0;  // sums of the groups
   // For 16 bytes of y a lane reads 8 bytes of where its pixel lies (in NCHW its first and last), and a warp a bias.
   const double finished = blocks * Tile::kM * Tile::kN / (32 * Tile::kVec);
@@ -33,7 +34,7 @@ Work product_work(double blocks, double slices, double outputs) {
   const double steps = macs / (kWarpSums * 32 / kBytes) * 32;
   constexpr int kFragments = Tile::kWarpRows / 16 + 2;
   const double step = Tile::kWarpRows / 16 * 4 + kFragments * (kBytes == 4 ? 5 : 1) + 2;
-  const double math = mma ? steps * step : macs * (1 + (Tile::kWarpRows / 4 + 4) / (4.0 * Tile::kWarpRows));
+  const double math = mma ? steps * step : macs * (1 + kFmaLoads / (4 * Tile::kSums));
   constexpr double kEpilogue = 14;  // selection, trade, bias, activation, rounding and bounds, of an output
   work.instructions = math + blocks * Tile::kM * Tile::kN * 4 + outputs * (kEpilogue - 4);
   return work;

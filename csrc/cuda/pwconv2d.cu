@@ -24,8 +24,9 @@ Work work_as(const PwConv2dParams& p) {
   Work work = product_work<Tile>(pixel_tiles * output_tiles, rounds * Tile::kGroups, pixels * outputs);
   work.shared_bytes = Traits::kSharedBytes;
   // As launch bounds allow on this device, see PwTraits: what ptxas used at most on any architecture.
-  const bool all_blocks = current_device().shared_bytes / (Traits::kSharedBytes + 1024) >= 512 / Tile::kThreads;
-  work.registers = all_blocks ? 128 : 152;
+  const int blocks = current_device().shared_bytes / (Traits::kSharedBytes + 1024);
+  const bool all_blocks = blocks >= Traits::kSmThreads / Tile::kThreads;
+  work.registers = Tile::kSums > 64 ? 255 : Traits::kIsWide ? 168 : all_blocks ? 128 : 152;
   work.dram_bytes = tensor_bytes(p);
   // Every tile of outputs reads its pixels, every tile of pixels the weights.
   const bool x_vectors = are_vectors(p.x, p.x_stride, p.h, p.w, p.dtype, kLayout);

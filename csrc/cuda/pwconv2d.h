@@ -18,17 +18,23 @@ template <class T, bool kTf32, Layout kLayout, class Shape>
 struct PwTraits {
   static constexpr int kM = kLayout == Layout::kNhwc ? Shape::kPixels : Shape::kOutputs;
   static constexpr int kN = kLayout == Layout::kNhwc ? Shape::kOutputs : Shape::kPixels;
-  static constexpr int kWarpM = kM < Shape::kWarpM ? 32 : Shape::kWarpM;
-  using Tile = MatrixTile<T, kTf32, kLayout, kM / kWarpM, kN / 32, kWarpM, Shape::kGroups>;
-  static constexpr int kStages = 3;  // slices of a group: two arrive while one is multiplied
+  // By FMA, a warp of wide tiles makes 64 x 64 sums where that leaves four warps, else 32 x 64.
+  static constexpr bool kIsWide = kIsFma<T, kTf32> && kN >= 64;
+  static constexpr int kWarpN = kIsWide ? 64 : 32;
+  static constexpr int kWarpM = kM < 64 ? 32 : kIsWide ? (kM * kN >= 4 * 64 * 64 ? 64 : 32) : Shape::kWarpM;
+  using Tile = MatrixTile<T, kTf32, kLayout, kM / kWarpM, kN / kWarpN, kWarpM, kWarpN, Shape::kGroups>;
+  // Slices of a group: two arrive while one is multiplied; one, where that takes many times as long by FMA.
+  static constexpr int kStages = kIsWide ? 2 : 3;
   static constexpr int kStageElements = Tile::kPixelElements + Tile::kWeightElements;
   static constexpr int kBytes =
       max_of(kStages * Shape::kGroups * kStageElements * static_cast<int>(sizeof(T)), Tile::kStagingBytes);
   static constexpr int kSharedBytes = kBytes + 24 * Shape::kPixels;  // with the places of the pixels
   static_assert(kSharedBytes <= 64 * 1024);                          // what sm_75 has
   // 128 registers a thread: 512 threads an SM hide the latency of shared memory and of the epilogue's stores. Where
-  // shared memory holds fewer blocks, each may have more registers.
-  static constexpr int kBlocksPerSm = max_of(1, min_of(512 / Tile::kThreads, kSmSharedBytes / (kSharedBytes + 1024)));
+  // shared memory holds fewer blocks, each may have more registers. Wide warps need them: 168, and 255 for 64 x 64.
+  static constexpr int kSmThreads = Tile::kSums > 64 ? 256 : kIsWide ? 384 : 512;
+  static constexpr int kBlocksPerSm =
+      max_of(1, min_of(kSmThreads / Tile::kThreads, kSmSharedBytes / (kSharedBytes + 1024)));
 };
 
 template <class T, bool kTf32, Layout kLayout, class Shape>

@@ -13,7 +13,7 @@ constexpr int kAnyKernel = 0;
 template <class Element, bool kTf32, int kKernel, class Shape>
 struct ResidentTraits {
   static constexpr int kWarpM = Shape::kPixels < Shape::kWarpM ? 32 : Shape::kWarpM;
-  using Tile = MatrixTile<Element, kTf32, Layout::kNhwc, Shape::kPixels / kWarpM, Shape::kOutputs / 32, kWarpM,
+  using Tile = MatrixTile<Element, kTf32, Layout::kNhwc, Shape::kPixels / kWarpM, Shape::kOutputs / 32, kWarpM, 32,
                           Shape::kGroups>;
   using Plan = ResidentPlan<Shape, sizeof(Element)>;
   static_assert(Tile::kThreads == Shape::kThreads && Plan::kSlice == Tile::kSlice);
