@@ -35,7 +35,7 @@ def _without_lost(x: Tensor) -> Tensor:
 
 
 def every_16_bit_value(dtype: torch.dtype) -> tuple[Call, Tensor]:
-    """A depthwise convolution that multiplies all 65,536 bit patterns by one, but subnormal bfloat16, and its result."""
+    """A depthwise convolution that multiplies all bit patterns but subnormal bfloat16 by one, and its result."""
     x = _without_lost(torch.arange(-32768, 32768, dtype=torch.int16).view(dtype)).reshape(1, 64, 32, 32)
     return Call("dwconv2d", (x, torch.ones(64, 1, 1, 1, dtype=dtype)), {}), x
 
