@@ -69,7 +69,8 @@ template <class T, class E>
 LeftFactor<E> left_factor(const PwConv2dParams& p, int64_t first, int64_t count, E* a) {
   const Strides4& s = p.x_stride;
   if constexpr (LeftFactor<E>::template kReads<T>) {
-    const bool even = s.c == 1 && (s.h == p.w * s.w || p.h == 1) && (s.n == p.h * p.w * s.w || p.batch == 1);
+    const bool even =
+        s.c == 1 && s.w > 0 && (s.h == p.w * s.w || p.h == 1) && (s.n == p.h * p.w * s.w || p.batch == 1);
     if (even && s.w * static_cast<int64_t>(sizeof(T)) <= kInPlaceBytes && p.in_channels % kPairOf<E> == 0 &&
         count >= Tile<Acc<T>>::kRows) {
       return {static_cast<const T*>(p.x) + first * s.w, p.in_channels, s.w};

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -95,6 +97,16 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         torch.set_num_threads(before)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("height", [1, 9])
+def test_one_pixel_expanded_to_an_image(height: int, dtype: str) -> None:
+    """Pixels a distance of 0 apart, with few channels and with outputs enough to share out."""
+    call = build(Case("pwconv2d", (1, 8, height, 1), out=300), DTYPES[dtype])
+    wide = call.args[0].expand(-1, -1, 9, 20)
+    call = dataclasses.replace(call, args=(wide, *call.args[1:]))
+    check(call, call(backend="cpu"))
 
 
 def test_offsets_beyond_2_31_elements() -> None:
