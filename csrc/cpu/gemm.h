@@ -98,14 +98,15 @@ struct Target {
   Acc<T> low, high;
 };
 
-// kR rows of A times one panel of B. The bias is the pixels' columns', or the weights' rows'.
-template <int kR, class Rows, class T>
+// kR rows of A times the first kVectors vectors of a panel of B. The bias is the pixels' columns', or the weights'
+// rows'.
+template <int kR, int kVectors, class Rows, class T>
 __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, const Acc<T>* bias,
                                              const Target<T> target) {
   using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
-  constexpr int kVectors = Tile<A>::kVectors, kL = kLanes<A>;
+  constexpr int kL = kLanes<A>;
   V sums[kR][kVectors] = {};
   rows.for_each([&](const E* a, auto step) MBV1_LAMBDA {
     V columns[kVectors];
@@ -229,7 +230,9 @@ void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const 
   using A = Acc<T>;
   constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols, kL = kLanes<A>;
   const auto multiply = [&](const auto& target) {
-    return count <= kHalf ? multiply_tile<kHalf>(rows, b, bias, target) : multiply_tile<kRows>(rows, b, bias, target);
+    if (cols <= kL) return multiply_tile<kRows, 1>(rows, b, bias, target);
+    return count <= kHalf ? multiply_tile<kHalf, Tile<A>::kVectors>(rows, b, bias, target)
+                          : multiply_tile<kRows, Tile<A>::kVectors>(rows, b, bias, target);
   };
   const Activation clamp = out.residual == nullptr && is_clamp(out.activation) ? out.activation : Activation::kNone;
   const A low = low_of<A>(clamp), high = high_of<A>(clamp);
@@ -301,12 +304,16 @@ void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* pa
 template <class T>
 Output<T> output_pixels(const PwConv2dParams& p, int64_t first, int64_t count) {
   int64_t* rows = workspace<int64_t>(Slot::kOffsets, 2 * count);
-  Pixel pixel(first, p.h, p.w);
-  for (int64_t r = 0; r < count; ++r) {
-    rows[r] = pixel.offset(p.y_stride);
-    rows[count + r] = pixel.offset(p.residual_stride);
-    pixel.next(p.h, p.w);
-  }
+  const auto find = [&](const Strides4& stride, int64_t* to) {
+    for (int64_t r = 0; r < count;) {
+      const Pixel pixel(first + r, p.h, p.w);
+      const int64_t start = pixel.offset(stride), of_row = smaller(p.w - pixel.w, count - r);
+      for (int64_t i = 0; i < of_row; ++i) to[r + i] = start + i * stride.w;
+      r += of_row;
+    }
+  };
+  find(p.y_stride, rows);
+  if (p.residual != nullptr) find(p.residual_stride, rows + count);
   return {static_cast<T*>(p.y),
           rows,
           count,
