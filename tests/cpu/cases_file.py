@@ -5,8 +5,8 @@ python -m tests.cpu.cases_file FILE
 
 from __future__ import annotations
 
+import argparse
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -186,5 +186,7 @@ def _write_text(file: BinaryIO, text: str) -> None:
 
 
 if __name__ == "__main__":
-    with Path(sys.argv[1]).open("wb") as opened:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    with parser.parse_args().file.open("wb") as opened:
         print(write(opened), "cases")
