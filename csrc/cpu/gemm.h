@@ -101,8 +101,8 @@ struct Target {
 // kR rows of A times the first kVectors vectors of a panel of B. The bias is the pixels' columns', or the weights'
 // rows'.
 template <int kR, int kVectors, class Rows, class T>
-__attribute__((noinline)) void multiply_tile(const Rows rows, const typename Rows::Operand* b, const Acc<T>* bias,
-                                             const Target<T> target) {
+__attribute__((noinline)) void multiply_tile(const Rows& rows, const typename Rows::Operand* b, const Acc<T>* bias,
+                                             const Target<T>& where) {
   using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
@@ -124,6 +124,7 @@ __attribute__((noinline)) void multiply_tile(const Rows rows, const typename Row
       for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
     }
   });
+  const Target<T> target = where;  // only here, where the sums leave registers for it; stores do not change the copy
   // Sums that begin with a large bias would lose digits of all that follows.
   V biases[kVectors] = {};
 #pragma GCC unroll 2

@@ -33,24 +33,32 @@ Acc<T> pool_plane(const PoolLinearParams& p, int64_t n, int64_t c) {
 }
 
 // Outputs that share the loads of an image's means; each sum is a chain of additions of its own.
-constexpr int kOutputs = 4;
+template <class T>
+constexpr int kOutputs = smaller(8, kLanes<Acc<T>>);
 
 // sums[i] = sum_k weight[i][k * step] * x[k]
 template <class T>
 void dot_products(const T* const* weight, int64_t step, const Acc<T>* x, int64_t count, Acc<T>* sums) {
   using V = typename Vec<Acc<T>>::Type;
-  constexpr int kParts = kLanes<Acc<T>>;
-  V parts[kOutputs] = {};
+  constexpr int kL = kLanes<Acc<T>>;
+  V parts[kOutputs<T>] = {};
   int64_t k = 0;
-  for (; step == 1 && k + kParts <= count; k += kParts) {
+  for (; step == 1 && k + kL <= count; k += kL) {
     const V means = load(x + k);
-    repeat<kOutputs>([&](auto i) MBV1_LAMBDA { parts[i] += load(weight[i] + k) * means; });
+    repeat<kOutputs<T>>([&](auto i) MBV1_LAMBDA { parts[i] += load(weight[i] + k) * means; });
   }
-  for (int i = 0; i < kOutputs; ++i) {
-    Acc<T> sum = 0;
-    for (int lane = 0; lane < kParts; ++lane) sum += parts[i][lane];
-    for (int64_t rest = k; rest < count; ++rest) sum += load_one(weight[i] + rest * step) * x[rest];
-    sums[i] = sum;
+  // Neighbours are added, of all vectors at once, until one vector holds one sum of each.
+#pragma GCC unroll 4
+  for (int left = kL, vectors = kOutputs<T>; left > 1; left /= 2, vectors = divide_up(vectors, 2)) {
+#pragma GCC unroll 8
+    for (int i = 0; 2 * i < vectors; ++i) {
+      const V a = parts[2 * i], b = parts[smaller(2 * i + 1, vectors - 1)];
+      parts[i] = even_lanes(a, b) + odd_lanes(a, b);
+    }
+  }
+  for (int i = 0; i < kOutputs<T>; ++i) {
+    sums[i] = parts[0][i];
+    for (int64_t rest = k; rest < count; ++rest) sums[i] += load_one(weight[i] + rest * step) * x[rest];
   }
 }
 
@@ -72,16 +80,16 @@ void pool_linear(const PoolLinearParams& p, const Threads& threads) {
       }
     }
   });
-  const int64_t groups = divide_up(p.out_features, kOutputs);
+  const int64_t groups = divide_up(p.out_features, kOutputs<T>);
   parallel(threads, groups, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin * p.batch; item < end * p.batch; ++item) {
-      const int64_t n = item % p.batch, o = item / p.batch * kOutputs;
-      const int64_t outputs = smaller<int64_t>(kOutputs, p.out_features - o);
-      const T* rows[kOutputs];
-      for (int64_t i = 0; i < kOutputs; ++i) {
+      const int64_t n = item % p.batch, o = item / p.batch * kOutputs<T>;
+      const int64_t outputs = smaller<int64_t>(kOutputs<T>, p.out_features - o);
+      const T* rows[kOutputs<T>];
+      for (int64_t i = 0; i < kOutputs<T>; ++i) {
         rows[i] = static_cast<const T*>(p.weight) + (o + smaller(i, outputs - 1)) * p.weight_stride_o;
       }
-      A sums[kOutputs];
+      A sums[kOutputs<T>];
       dot_products<T>(rows, p.weight_stride_k, means + n * p.channels, p.channels, sums);
       for (int64_t i = 0; i < outputs; ++i) {
         if (p.bias != nullptr) sums[i] += load_one(static_cast<const T*>(p.bias) + (o + i) * p.bias_stride);

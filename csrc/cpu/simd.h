@@ -77,7 +77,13 @@ MBV1_INLINE typename Vec<A>::Type broadcast(A value) {
 }
 
 MBV1_INLINE F32Vec widen(U16Vec bits, const BFloat16*) {
-  return (F32Vec)(__builtin_convertvector(bits, U32Vec) << 16);
+#if defined(__x86_64__) && MBV1_VECTOR_BYTES >= 32
+  U32Vec wide;  // which GCC would make of two halves
+  asm("vpmovzxwd %1, %0" : "=v"(wide) : "v"(bits));
+#else
+  const U32Vec wide = __builtin_convertvector(bits, U32Vec);
+#endif
+  return (F32Vec)(wide << 16);
 }
 
 // Round to nearest even; NaN stays NaN.
@@ -279,7 +285,7 @@ MBV1_INLINE Acc<T> load_one(const T* p) {
   if constexpr (std::is_same_v<T, Acc<T>>) {
     return *p;
   } else {
-    return load_part(p, 1)[0];
+    return widen(U16Vec{p->bits}, p)[0];
   }
 }
 
