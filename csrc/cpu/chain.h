@@ -236,13 +236,9 @@ class Chain {
 
   void make_dense(Progress& progress, int64_t s, int64_t row, int64_t row_end) const {
     const Layer<T, E>& l = layers[s];
-    const StemRows<T> rows(l.stem, row_end - row);
-    rows.stage(l.stem, progress.n, row, row_end);
+    const StemRows<T, E> rows(l.stem, row_end - row);
     const Output<T> out = output_rows(progress.out[s], progress.n, s, row, row_end);
-    for (int64_t oh = row; oh < row_end; ++oh) {
-      rows.multiply(l.stem, oh - row, out.from_row((oh - row) * l.stage.out_w), l.weights.dense_panels,
-                    l.weights.bias, output_columns(s));
-    }
+    rows.multiply(progress.n, row, row_end, out, l.weights.dense_panels, l.weights.bias, output_columns(s));
   }
 
   // A separable block whose rows are too few for the threads: they share out the channels of its two halves.

@@ -15,69 +15,91 @@ inline auto weight_offset(const StemConv2dParams& p) {
   };
 }
 
-// Input rows as the product reads them: [row][column][channel] in the type of the sums, with their padding.
-template <class T>
-struct StemRows {
-  Acc<T>* data;
-  int64_t columns, row_size, pixel_step;
-  int64_t* offsets;  // of inner index k from an output's first input
+// Input rows as the product reads them: where they lie, if they are of the type of the sums; else, and where a tile's
+// windows overhang the image, copied to [row][column][channel] with their padding. Sums are rounded as products of E.
+template <class T, class E>
+class StemRows {
+  using A = Acc<T>;
+  static constexpr bool kReads = std::is_same_v<T, A>;
+  static constexpr int kRows = Tile<A>::kRows;
 
-  // For `rows` output rows, in the calling thread's workspace.
-  StemRows(const StemConv2dParams& p, int64_t rows) {
-    const Window& w = p.window;
-    const int64_t depth = int64_t{w.kernel_h} * w.kernel_w * p.in_channels;
-    columns = (p.out_w - 1) * w.stride_w + w.kernel_w;
-    row_size = columns * p.in_channels, pixel_step = w.stride_w * p.in_channels;
+ public:
+  // For `rows` output rows at once, in the calling thread's workspace.
+  StemRows(const StemConv2dParams& params, int64_t rows) : p(params), w(params.window) {
+    depth = int64_t{w.kernel_h} * w.kernel_w * p.in_channels;
+    row_size = columns_of(p.out_w) * p.in_channels, pixel_step = w.stride_w * p.in_channels;
     // A tile may reach beyond the last output of the last row.
-    const int64_t slack = Tile<Acc<T>>::kRows * pixel_step;
-    data = workspace<Acc<T>>(Slot::kInput, ((rows - 1) * w.stride_h + w.kernel_h) * row_size + slack);
-    offsets = workspace<int64_t>(Slot::kTileOffsets, depth);
+    const int64_t slack = kRows * pixel_step;
+    data = workspace<A>(Slot::kInput, ((rows - 1) * w.stride_h + w.kernel_h) * row_size + slack);
+    offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
     for (int64_t k = 0; k < depth; ++k) {
-      const int64_t tap = k / p.in_channels;
-      offsets[k] = tap / w.kernel_w * row_size + tap % w.kernel_w * p.in_channels + k % p.in_channels;
+      const int64_t tap = k / p.in_channels, i = tap / w.kernel_w, j = tap % w.kernel_w, c = k % p.in_channels;
+      offsets[k] = i * row_size + j * p.in_channels + c;
+      offsets_in_x[k] = i * p.x_stride.h + j * p.x_stride.w + c * p.x_stride.c;
     }
   }
 
-  // What output rows [begin, end) of image n read.
-  void stage(const StemConv2dParams& p, int64_t n, int64_t begin, int64_t end) const {
-    const int64_t top = begin * p.window.stride_h - p.window.pad_top, channels = p.in_channels;
-    const int64_t count = (end - begin - 1) * p.window.stride_h + p.window.kernel_h;
-    const int64_t left = smaller<int64_t>(p.window.pad_left, columns), right = smaller(left + p.in_w, columns);
-    for (int64_t i = 0; i < count; ++i) {
-      Acc<T>* to = data + i * row_size;
+  // Output rows [begin, end) of image n, whose pixels are the rows of `out`.
+  void multiply(int64_t n, int64_t begin, int64_t end, const Output<T>& out, const A* packed, const A* bias,
+                int64_t cols) const {
+    const int64_t panels = divide_up(p.out_channels, Tile<A>::kCols), panel_size = panel_elements<A>(depth);
+    if (!kReads) stage(n, begin, end, 0, p.out_w);
+    for (int64_t oh = begin; oh < end; ++oh) {
+      for (int64_t ow = 0; ow < p.out_w; ow += kRows) {
+        const int64_t count = smaller<int64_t>(p.out_w - ow, kRows);
+        const int64_t top = oh * w.stride_h - w.pad_top, left = ow * w.stride_w - w.pad_left;
+        IndexedRows<A, E> rows{data, offsets, depth, pixel_step};
+        if constexpr (!kReads) {
+          rows.a += (oh - begin) * w.stride_h * row_size + ow * pixel_step;
+        } else if (top >= 0 && top + w.kernel_h <= p.in_h && left >= 0 && left + columns_of(kRows) <= p.in_w) {
+          const T* image = static_cast<const T*>(p.x) + n * p.x_stride.n;
+          rows = {image + top * p.x_stride.h + left * p.x_stride.w, offsets_in_x, depth, w.stride_w * p.x_stride.w};
+        } else {
+          stage(n, oh, oh + 1, ow, ow + count);
+        }
+        multiply_panels(out.from_row((oh - begin) * p.out_w + ow), rows, count, packed, panel_size, bias, cols, 0,
+                        panels);
+      }
+    }
+  }
+
+ private:
+  // Input columns that the windows of so many outputs span.
+  int64_t columns_of(int64_t outputs) const { return (outputs - 1) * w.stride_w + w.kernel_w; }
+
+  // Copies what output rows [begin, end), columns [ow_begin, ow_end) of image n read.
+  void stage(int64_t n, int64_t begin, int64_t end, int64_t ow_begin, int64_t ow_end) const {
+    const int64_t top = begin * w.stride_h - w.pad_top, first = ow_begin * w.stride_w - w.pad_left;
+    const int64_t channels = p.in_channels, columns = columns_of(ow_end - ow_begin);
+    const int64_t left = smaller(larger<int64_t>(0, -first), columns);
+    const int64_t right = larger(left, smaller(p.in_w - first, columns));
+    for (int64_t i = 0; i < (end - begin - 1) * w.stride_h + w.kernel_h; ++i) {
+      A* to = data + i * row_size;
       const bool exists = top + i >= 0 && top + i < p.in_h;
-      const T* from = static_cast<const T*>(p.x) + n * p.x_stride.n + (top + i) * p.x_stride.h;
-      const int64_t first = exists ? left : columns;
-      for (int64_t e = 0; e < first * channels; ++e) to[e] = Acc<T>(0);
+      const T* from =
+          static_cast<const T*>(p.x) + n * p.x_stride.n + (top + i) * p.x_stride.h + (first + left) * p.x_stride.w;
+      for (int64_t e = 0; e < (exists ? left : columns) * channels; ++e) to[e] = A(0);
       if (!exists) continue;
       if (p.x_stride.c == 1 && p.x_stride.w == channels) {
         gather(from, 1, (right - left) * channels, to + left * channels);
       } else {
         for (int64_t c = 0; c < channels; ++c) {
           const T* value = from + c * p.x_stride.c;
-          for (int64_t w = left; w < right; ++w, value += p.x_stride.w) to[w * channels + c] = load_one(value);
+          for (int64_t v = left; v < right; ++v, value += p.x_stride.w) to[v * channels + c] = load_one(value);
         }
       }
-      for (int64_t e = right * channels; e < row_size; ++e) to[e] = Acc<T>(0);
+      for (int64_t e = right * channels; e < columns * channels; ++e) to[e] = A(0);
     }
   }
 
-  // Row `row` of those staged, all columns and channels.
-  void multiply(const StemConv2dParams& p, int64_t row, const Output<T>& out, const Acc<T>* packed,
-                const Acc<T>* bias, int64_t cols) const {
-    using A = Acc<T>;
-    constexpr int kRows = Tile<A>::kRows;
-    const int64_t depth = int64_t{p.window.kernel_h} * p.window.kernel_w * p.in_channels;
-    const A* a = data + row * p.window.stride_h * row_size;
-    for (int64_t ow = 0; ow < p.out_w; ow += kRows, a += kRows * pixel_step) {
-      multiply_panels(out.from_row(ow), IndexedRows<A>{a, offsets, depth, pixel_step},
-                      smaller<int64_t>(p.out_w - ow, kRows), packed, panel_elements<A>(depth), bias, cols, 0,
-                      divide_up(p.out_channels, Tile<A>::kCols));
-    }
-  }
+  const StemConv2dParams& p;
+  const Window& w;
+  A* data;
+  int64_t depth, row_size, pixel_step;
+  int64_t *offsets, *offsets_in_x;  // of inner index k from an output's first input
 };
 
-template <class T>
+template <class T, class E>
 void stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   const int64_t depth = int64_t{p.window.kernel_h} * p.window.kernel_w * p.in_channels;
@@ -85,21 +107,22 @@ void stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
                                     depth, p.out_channels);
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   parallel(threads, p.batch * p.out_h, [&](int64_t begin, int64_t end) {
-    const StemRows<T> rows(p, 1);
+    const StemRows<T, E> rows(p, 1);
     int64_t* y_row = workspace<int64_t>(Slot::kOffsets, p.out_w);
     for (int64_t ow = 0; ow < p.out_w; ++ow) y_row[ow] = ow * p.y_stride.w;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / p.out_h, oh = item % p.out_h;
-      rows.stage(p, n, oh, oh + 1);
       T* y = static_cast<T*>(p.y) + n * p.y_stride.n + oh * p.y_stride.h;
       const Output<T> out{y, y_row, p.out_w, kLanes<A> * p.y_stride.c, p.y_stride.c, p.activation};
-      rows.multiply(p, 0, out, packed, bias, p.out_channels);
+      rows.multiply(n, oh, oh + 1, out, packed, bias, p.out_channels);
     }
   });
 }
 
 inline void run_stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
-  with_dtype(p.dtype, [&](auto type) { stem_conv2d<decltype(type)>(p, threads); });
+  with_dtype(p.dtype, [&](auto type) {
+    with_operand(type, [&](auto operand) { stem_conv2d<decltype(type), decltype(operand)>(p, threads); });
+  });
 }
 
 constexpr Kernel<StemConv2dParams> kStemConv2d[] = {
