@@ -236,8 +236,8 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32>::kThreads, BandTraits<T, 
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int k = first + i * kLanes;
-        const int start = (first_k + k) * static_cast<int>(p.dw.x_stride.c) & (Tile::kVec - 1);
-        windows.sum(values[i], x + k * grid.copies * Tile::kVec, grid.row_vectors * Tile::kVec, start,
+        const unsigned start = static_cast<unsigned>(first_k + k) * static_cast<unsigned>(p.dw.x_stride.c);
+        windows.sum(values[i], x + k * grid.copies * Tile::kVec, grid.row_vectors * Tile::kVec, start % Tile::kVec,
                     slice_taps + k * kTapPitch);
       }
       activate(values, p.dw.activation);
