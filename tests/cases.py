@@ -204,6 +204,10 @@ CASES: tuple[Case, ...] = (
     _sep((1, 16, 20, 75), 3, 24, stride=2, padding=1, dw_activation="relu6"),
     _sep((3, 24, 9, 10), 3, 40, stride=2, padding=1, dw_activation="relu"),
     _sep((1, 8, 3, 150), 3, 8, padding=1),
+    # Rows of whole words, 4 elements or 2, to the right of which windows go on.
+    _sep((2, 24, 16, 16), 3, 40, stride=2, padding=1, dw_activation="relu"),
+    _sep((3, 40, 12, 12), 3, 24, stride=2, padding=1, dw_activation="hardswish"),
+    _sep((2, 20, 6, 12), 3, 24, padding=(2, 1, 1, 5), dw_activation="relu6"),
     _sep((2, 24, 11, 9), 5, 40, stride=2, padding=2, activation="relu"),
     _sep((1, 16, 13, 11), 3, 24, padding=2, dilation=2, activation="relu"),
     _sep((1, 5, 11, 12), (8, 9), 6, padding=4, dw_activation="relu"),

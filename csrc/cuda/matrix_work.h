@@ -48,9 +48,10 @@ inline void add_copies(Work& work, double bytes, double staged, int element_byte
   work.instructions += vectors ? bytes / kVectorBytes * 5 : bytes / element_bytes * 7;
 }
 
-// Elements of y, or of a residual: by 16 bytes each, or one by one. Then each takes a sector with its neighbour lane.
+// Elements of y, or of a residual: by 16 bytes each, or one by one. Then lanes are 16 bytes apart, so that two share
+// a sector, but for the first and last of the 4 or 8 that lie in a row where that starts inside one.
 inline void add_output(Work& work, double elements, int element_bytes, bool vectors) {
-  const double bytes = elements * (vectors ? element_bytes : kVectorBytes);
+  const double bytes = elements * (vectors ? element_bytes : 1.2 * kVectorBytes);
   work.l2_bytes += bytes, work.l1_bytes += bytes;
 }
 

@@ -7,7 +7,9 @@
 // A band is rows of the stack of all images, as many as fill the tile of 128 pixels: 1 of 112 pixels, 18 of 7. Under
 // it lie rows of x that are numbered through, images one after another, with the rows of padding that windows cover.
 // Each row is copied as the 16-byte vectors that cover it, so that where it starts in its first vector depends on the
-// row and the channel. A lane makes a pixel of every other channel: what it knows of its window stays in registers.
+// row and the channel; what is not there arrives as zeros. A thread makes kColumns neighbouring pixels of some
+// channels of a slice: what it knows of their windows stays in registers. It reads words of kColumns elements, and so
+// 1 where rows start anywhere.
 #pragma once
 
 #include "launch.h"
@@ -56,50 +58,85 @@ class BandCopies {
   int first_, place_, column_;
 };
 
-// The window of one pixel of the band.
-template <class Traits, int kStride>
-class BandPixel {
+// One store to shared memory: the compiler would store the elements of a pack in registers one by one.
+template <class T, int kSize>
+__device__ void store_word(T* to, const Pack<T, kSize>& pack) {
+  if constexpr (sizeof(pack) == 16) {
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(bits.x), "r"(bits.y),
+                 "r"(bits.z), "r"(bits.w)
+                 : "memory");
+  } else if constexpr (sizeof(pack) == 8) {
+    uint2 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(shared_address(to)), "r"(bits.x), "r"(bits.y) : "memory");
+  } else if constexpr (sizeof(pack) == 4 && kSize == 2) {
+    uint32_t bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    *reinterpret_cast<uint32_t*>(to) = bits;
+  } else {
+    store_pack(to, pack);
+  }
+}
+
+// The windows of kColumns neighbours in a row of the band. They lie in three words of kColumns elements of each row
+// of x: the last element of the first word, or its only one, is the first of the first window.
+template <class Traits, int kStride, int kColumns>
+class BandWindows {
   using T = typename Traits::T;
-  static constexpr int kKernel = Traits::kKernel, kVec = Traits::Tile::kVec;
+  static constexpr int kKernel = Traits::kKernel, kVec = Traits::Tile::kVec, kWords = 3;
+  static_assert(kColumns - 1 + (kColumns - 1) * kStride + kKernel <= kWords * kColumns);
 
  public:
-  __device__ BandPixel(const DwConv2dParams& p, const BandGrid& grid, int64_t first_row, int64_t first_number,
-                       int pixel) {
+  __device__ BandWindows(const DwConv2dParams& p, const BandGrid& grid, int64_t first_row, int64_t first_number,
+                         int pixel) {
     const int width = static_cast<int>(p.out_w), row = pixel / width;
     const DivMod image = divmod(first_row + row, p.out_h);
-    const bool exists = row < grid.height && image.quotient < p.batch;
+    if (row >= grid.height || image.quotient >= p.batch) return;
     const int64_t number = image.quotient * ((p.out_h - 1) * kStride + kKernel) + image.remainder * kStride;
-    const int column = (pixel - row * width) * kStride - static_cast<int>(p.window.pad_left);
+    const int column = (pixel - row * width) * kStride - static_cast<int>(p.window.pad_left) - (kColumns - 1);
 #pragma unroll
     for (int i = 0; i < kKernel; ++i) {
-      const int64_t start = exists ? band_row<kKernel, kStride>(p, number + i) : -1;
-      start_[i] = static_cast<int>(start & (kVec - 1));
-      rows_ |= (start >= 0) << i;
-      columns_ |= inside(column + i, static_cast<int>(p.in_w)) << i;
+      const int64_t start = band_row<kKernel, kStride>(p, number + i);
+      if (start >= 0) starts_ |= static_cast<int>(start & (kVec - 1)) << kStartBits * i;
     }
+#pragma unroll
+    for (int i = words_ = 0; i < kWords; ++i) words_ |= inside(column + i * kColumns, static_cast<int>(p.in_w)) << i;
     place_ = static_cast<int>(number - first_number) * grid.row_vectors * kVec + column;
   }
 
-  // The sum of one channel, from its rows in shared memory; `start`: of the channel in its vector.
-  __device__ float sum(const T* rows, int pitch, int start, const float* taps) const {
-    float result = taps[kKernel];
+  __device__ bool exist() const { return words_ >= 0; }
+
+  // The sums of one channel, from its rows in shared memory; `start`: of the channel in its vector.
+  __device__ void sum(float (&sums)[kColumns], const T* rows, int pitch, int start, const float* taps) const {
 #pragma unroll
     for (int i = 0; i < kKernel; ++i) {
-      if (!(rows_ >> i & 1)) continue;
-      const auto weights = load_pack<4>(taps + i * Traits::kTapRow);
-      const T* from = rows + place_ + i * pitch + ((start_[i] + start) & (kVec - 1));
+      const auto weights = load_pack<Traits::kTapRow>(taps + i * Traits::kTapRow);
+      const T* from = rows + place_ + i * pitch + (((starts_ >> kStartBits * i) + start) & (kVec - kColumns));
+      float x[kWords * kColumns];
 #pragma unroll
-      for (int j = 0; j < kKernel; ++j) {
-        const float value = columns_ >> j & 1 ? to_float(from[j]) : 0.f;
-        result = fmaf(weights[j], value, result);
+      for (int word = 0; word < kWords; ++word) {
+        Pack<T, kColumns> pack{};
+        if (words_ >> word & 1) pack = load_pack<kColumns>(from + word * kColumns);
+#pragma unroll
+        for (int v = 0; v < kColumns; ++v) x[word * kColumns + v] = to_float(pack[v]);
+      }
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        if (i == 0) sums[c] = weights[kKernel];
+#pragma unroll
+        for (int j = 0; j < kKernel; ++j) {
+          sums[c] = fmaf(weights[j], x[kColumns - 1 + c * kStride + j], sums[c]);
+        }
       }
     }
-    return result;
   }
 
  private:
-  int start_[kKernel];
-  int rows_ = 0, columns_ = 0, place_;
+  static constexpr int kStartBits = 4;
+  int starts_ = 0;          // of the rows in their first vectors
+  int words_ = -1, place_;  // which words are inside x, -1: these pixels do not exist; where the first word lies
 };
 
 // Waits until at most `pending` of this thread's newest groups are under way.
@@ -116,7 +153,7 @@ __device__ inline int thread_anew() {
   return thread;
 }
 
-template <class T, bool kTf32, int kStride>
+template <class T, bool kTf32, int kStride, int kColumns>
 __global__ void __launch_bounds__(BandTraits<T, kTf32>::kThreads, BandTraits<T, kTf32>::kBlocksPerSm)
     separable_bands_kernel(SeparableConv2dParams p, bool weight_vectors, Output output, BandGrid grid) {
   using Traits = BandTraits<T, kTf32>;
@@ -185,25 +222,28 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32>::kThreads, BandTraits<T, 
     }
   };
 
-  constexpr int kLanes = Traits::kThreads / Traits::kPixels, kBatch = 2;  // channels at a time
-  const BandPixel<Traits, kStride> window(p.dw, grid, first_row, first_number, threadIdx.x % Traits::kPixels);
+  constexpr int kThreadsOfChannel = Traits::kPixels / kColumns, kLanes = Traits::kThreads / kThreadsOfChannel;
+  constexpr int kBatch = kColumns == 1 ? 2 : 1;  // channels at a time
+  const BandWindows<Traits, kStride, kColumns> windows(p.dw, grid, first_row, first_number,
+                                                       threadIdx.x % kThreadsOfChannel * kColumns);
+  // Channels past the last are zero in x and in their taps, and so they stay.
   const auto make_pixels = [&](const T* x, const float* slice_taps, int first_k) {
-    const int thread = thread_anew(), pixel = thread % Traits::kPixels;
+    const int thread = thread_anew(), pixel = thread % kThreadsOfChannel * kColumns;
+    const int count = windows.exist() ? Tile::kSlice : 0;
 #pragma unroll 1
-    for (int first = thread / Traits::kPixels; first < Tile::kSlice; first += kLanes * kBatch) {
-      float values[kBatch];
+    for (int first = thread / kThreadsOfChannel; first < count; first += kLanes * kBatch) {
+      float values[kBatch][kColumns];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int k = first + i * kLanes;
-        const int start = static_cast<int>(((first_k + k) * p.dw.x_stride.c) & (Tile::kVec - 1));
-        values[i] = window.sum(x + k * grid.copies * Tile::kVec, grid.row_vectors * Tile::kVec, start,
-                               slice_taps + k * kTapPitch);
+        const unsigned start = static_cast<unsigned>(first_k + k) * static_cast<unsigned>(p.dw.x_stride.c);
+        windows.sum(values[i], x + k * grid.copies * Tile::kVec, grid.row_vectors * Tile::kVec, start % Tile::kVec,
+                    slice_taps + k * kTapPitch);
       }
-      activate_all(values, p.dw.activation);
+      activate(values, p.dw.activation);
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int k = first + i * kLanes;
-        pixels[k * Tile::kColumnPitch + pixel] = from_float<T>(first_k + k < channels ? values[i] : 0.f);
+        store_word(pixels + (first + i * kLanes) * Tile::kColumnPitch + pixel, round_to<T>(values[i]));
       }
     }
   };
@@ -231,6 +271,12 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32>::kThreads, BandTraits<T, 
   Tile::store(sums, nullptr, output, places, first_output);
 }
 
+template <class T, bool kTf32, int kStride>
+auto bands_kernel(int columns) {
+  if (columns == 4) return separable_bands_kernel<T, kTf32, kStride, 4>;
+  return columns == 2 ? separable_bands_kernel<T, kTf32, kStride, 2> : separable_bands_kernel<T, kTf32, kStride, 1>;
+}
+
 template <class T, bool kTf32>
 cudaError_t launch_separable_bands(const SeparableConv2dParams& p, cudaStream_t stream) {
   using Traits = BandTraits<T, kTf32>;
@@ -239,7 +285,7 @@ cudaError_t launch_separable_bands(const SeparableConv2dParams& p, cudaStream_t 
   const bool whole_vectors = grid.starts_with_vectors(p.dw.out_w, Traits::Tile::kVec);
   output.y_vectors &= whole_vectors, output.residual_vectors &= whole_vectors;
   const auto kernel =
-      p.dw.window.stride_h == 1 ? separable_bands_kernel<T, kTf32, 1> : separable_bands_kernel<T, kTf32, 2>;
+      p.dw.window.stride_h == 1 ? bands_kernel<T, kTf32, 1>(grid.columns) : bands_kernel<T, kTf32, 2>(grid.columns);
   return launch_blocks(kernel, grid.blocks(), Traits::kThreads, Traits::shared_bytes(grid), stream, p,
                        weights_are_vectors(p.pw), output, grid);
 }

@@ -13,6 +13,7 @@ namespace mbv1::cuda {
 // How a call is cut into bands of whole output rows, down the stack of all images' rows.
 struct BandGrid {
   int height;                   // rows of a band
+  int columns;                  // neighbouring pixels that a thread makes
   int in_rows, row_vectors;     // of x under a band at most, and vectors that cover a row, wherever it starts
   int copies, copy_groups;      // of a channel, rows times vectors; channels that threads copy at once
   int stages;                   // of x and of pointwise weights: one is used while the others arrive
@@ -60,6 +61,11 @@ struct BandTraits {
     const Strides4& x = dw.x_stride;
     // Rows start at multiples of this in their first vector.
     const int64_t unit = std::gcd(std::gcd(x.n, x.c), std::gcd<int64_t>(x.h, Tile::kVec));
+    // As many columns as words of x that lie the same way in every row.
+    const auto are_words = [&](int columns) {
+      return dw.window.pad_left == 1 && unit % columns == 0 && dw.out_w % columns == 0;
+    };
+    grid.columns = are_words(4) ? 4 : are_words(2) ? 2 : 1;
     grid.height = static_cast<int>(height);
     grid.in_rows = static_cast<int>((height - 1) * stride + kKernel + (images - 1) * (kKernel - stride));
     grid.row_vectors = static_cast<int>(ceil_div(dw.in_w + Tile::kVec - unit, Tile::kVec));
