@@ -320,7 +320,7 @@ MBV1_INLINE F32Vec exponential(F32Vec x) {
   const F32Vec r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;  // ln 2 in two parts
   F32Vec e = broadcast(1.0f / 5040);
   for (const float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) e = e * r + c;
-  const I32Vec exponent = ((I32Vec)shifted << 23) + (127 << 23);
+  const U32Vec exponent = ((U32Vec)shifted << 23) + (127u << 23);  // unsigned: of NaN it may wrap
   return overflow ? broadcast(__builtin_inff()) : e * (F32Vec)exponent;
 }
 
