@@ -16,16 +16,17 @@ constexpr int64_t kLeastBlocks = 4;
 constexpr int64_t kAliasBytes = 4096;
 
 // Whether the input is read where it lies: its channels are neighbours, and the padding, which is nowhere, is
-// narrower than a window. Not worth it where the pixels of a window push each other out of the first-level cache,
-// unless there is arithmetic enough meanwhile.
+// narrower than a window. Not worth it for float32 where the pixels of a window push each other out of the
+// first-level cache, unless there is arithmetic enough meanwhile; dilated windows' copies would take more of it than
+// they save.
 template <class T>
 bool in_place(const DwConv2dParams& p) {
   const Window& w = p.window;
   const int64_t pad_right = columns_spanned(p) - w.pad_left - p.in_w, pad = larger<int64_t>(w.pad_left, pad_right);
   const int64_t pixel_bytes = p.x_stride.w * static_cast<int64_t>(sizeof(T));
   const int64_t alias = w.kernel_w == 3 && w.stride_w == 1 ? kAliasBytes / 2 : kAliasBytes;
-  return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w &&
-         pixel_bytes % alias != 0;
+  const bool aliases = sizeof(T) >= 4 && w.dilation_w == 1 && pixel_bytes % alias == 0;
+  return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w && !aliases;
 }
 
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
