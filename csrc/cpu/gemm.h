@@ -4,6 +4,7 @@
 // memory. WeightRows are the other way round: output channels i and pixels j.
 #pragma once
 
+#include "activation.h"
 #include "packing.h"
 
 namespace mbv1::cpu {
@@ -150,16 +151,6 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, const typename Ro
 }
 
 // ---- What becomes of a tile ----
-
-constexpr bool is_clamp(Activation a) { return a != Activation::kHardswish && a != Activation::kSilu; }
-template <class A>
-constexpr A low_of(Activation a) {
-  return a == Activation::kRelu || a == Activation::kRelu6 ? A(0) : -std::numeric_limits<A>::infinity();
-}
-template <class A>
-constexpr A high_of(Activation a) {
-  return a == Activation::kRelu6 ? A(6) : std::numeric_limits<A>::infinity();
-}
 
 // The output of a product, and what is added to it on the way. Element j of vector v of row r is at
 // y[y_row[r] + v * y_vector_step + j * y_step]. Where y_step is not 1, the rows are neighbours in memory.

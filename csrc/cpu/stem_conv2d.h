@@ -29,8 +29,8 @@ class StemRows {
     depth = int64_t{w.kernel_h} * w.kernel_w * p.in_channels;
     row_size = columns_of(p.out_w) * p.in_channels, pixel_step = w.stride_w * p.in_channels;
     // A tile may reach beyond the last output of the last row.
-    const int64_t slack = kRows * pixel_step;
-    data = workspace<A>(Slot::kInput, ((rows - 1) * w.stride_h + w.kernel_h) * row_size + slack);
+    const int64_t slack = kRows * pixel_step, copied = kReads ? 1 : rows;
+    data = workspace<A>(Slot::kInput, ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack);
     offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
     for (int64_t k = 0; k < depth; ++k) {
       const int64_t tap = k / p.in_channels, i = tap / w.kernel_w, j = tap % w.kernel_w, c = k % p.in_channels;

@@ -17,24 +17,23 @@ inline int64_t windows_inside(int64_t in, int64_t out, int64_t stride, int64_t f
   return std::max<int64_t>(0, up_to - before);
 }
 
+// Rows of all windows, or their columns, that lie inside x.
+inline double lines_inside(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
+  double lines = 0;
+  for (int64_t i = 0; i < kernel; ++i) lines += windows_inside(in, out, stride, i * dilation - pad);
+  return lines;
+}
+
 // Rows of windows that lie inside x, over all output rows of an image.
 inline double window_rows(const DwConv2dParams& p) {
   const Window& w = p.window;
-  double rows = 0;
-  for (int64_t i = 0; i < w.kernel_h; ++i) {
-    rows += windows_inside(p.in_h, p.out_h, w.stride_h, i * w.dilation_h - w.pad_top);
-  }
-  return rows;
+  return lines_inside(p.in_h, p.out_h, w.kernel_h, w.stride_h, w.dilation_h, w.pad_top);
 }
 
 // The same of the columns.
 inline double window_columns(const DwConv2dParams& p) {
   const Window& w = p.window;
-  double columns = 0;
-  for (int64_t i = 0; i < w.kernel_w; ++i) {
-    columns += windows_inside(p.in_w, p.out_w, w.stride_w, i * w.dilation_w - w.pad_left);
-  }
-  return columns;
+  return lines_inside(p.in_w, p.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left);
 }
 
 // Rows of x under patches of `height` output rows of the stack of all images: of every stretch of a patch inside one
