@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import _extension
 from . import triton as triton_backend
@@ -57,9 +58,24 @@ def unsupported(op: Op, backend: str, args: tuple[Any, ...]) -> str | None:
     return None
 
 
+def transforming() -> bool:
+    """Whether this is inside a transform of ``torch.func`` or a level of forward-mode differentiation."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+def _is_transformed(argument: Any) -> bool:
+    """Whether an argument is a wrapper of ``torch.func`` or has a tangent."""
+    return isinstance(argument, Tensor) and (
+        torch._C._functorch.is_functorch_wrapped_tensor(argument)
+        or forward_ad.unpack_dual(argument).tangent is not None
+    )
+
+
 def choose(op: Op, backend: str, args: tuple[Any, ...]) -> str:
     """The backend that runs the call. A forced backend that cannot raises the reason."""
     if backend == "auto":
+        if not torch.compiler.is_compiling() and transforming() and any(map(_is_transformed, args)):
+            return "torch"  # the kernels' gradients are of reverse mode, and outside torch.func
         if args[0].is_cpu and not triton_backend.INTERPRETING:
             return "cpu"  # what the line below finds, at a tenth of its time
         return next(b for b in BACKENDS[1:] if unsupported(op, b, args) is None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import mbv1_kernels
 from mbv1_kernels import ACTIVATIONS
@@ -224,3 +226,26 @@ def test_inference_mode(op: str) -> None:
         y = call()
     assert y.is_inference()
     torch.testing.assert_close(y.clone(), call())
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_torch_func_and_forward_mode(gradients: bool, case: Case) -> None:
+    """With backend auto, as torch's own ops: the kernels know neither transforms nor tangents."""
+    call = build(case, torch.float64, "nchw")
+    x, tangent = call.args[0], torch.randn_like(call.args[0])
+
+    def make(backend: str) -> Callable[[Tensor], Tensor]:
+        return lambda t: call.map(lambda other: t if other is x else other)(backend=backend)
+
+    ours, torchs = make("auto"), make("torch")
+    with torch.set_grad_enabled(gradients):
+        y, wanted = torch.func.jvp(torchs, (x,), (tangent,))
+        torch.testing.assert_close(torch.func.jvp(ours, (x,), (tangent,)), (y, wanted))
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x, tangent)
+            torch.testing.assert_close(forward_ad.unpack_dual(ours(dual)).tangent, wanted)
+        torch.testing.assert_close(torch.vmap(ours)(torch.stack([x, 2 * x])), torch.stack([y, torchs(2 * x)]))
+        torch.testing.assert_close(
+            torch.func.grad(lambda t: ours(t).sum())(x), torch.func.grad(lambda t: torchs(t).sum())(x)
+        )
