@@ -20,7 +20,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from mbv1 import MobileNetV1
+from mbv1 import MobileNetV1, frozen
 
 from . import options, per_layer, suite
 from .cases import Case
@@ -44,6 +44,13 @@ class Net(Workload):
         assert isinstance(net, MobileNetV1)
         net.fused, net.backend = True, backend
         return checked(lambda: net(x), backend)
+
+    def frozen(self) -> Callable[[], Tensor]:
+        net, x = copy.deepcopy(self.unfolded), self.x
+        assert isinstance(net, MobileNetV1)
+        net.fused = True
+        model = frozen(net)
+        return lambda: model(x)
 
 
 def make_net(width_mult: float, resolution: int) -> MobileNetV1:

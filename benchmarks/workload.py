@@ -74,6 +74,10 @@ class Workload(ABC):
     def ours(self, backend: str = "auto") -> Callable[[], Tensor]:
         """The function through this project. Raises :class:`Unavailable` where ``backend`` cannot run it."""
 
+    def frozen(self) -> Callable[[], Tensor]:
+        """:meth:`ours` with weights that are fixed. Raises :class:`Unavailable` where there is no such form."""
+        raise Unavailable("only whole nets have a frozen form")
+
     def kernel(self, backend: str = "auto") -> str | None:
         """The name of the kernel that :meth:`ours` runs, where it is one."""
         return None

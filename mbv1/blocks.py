@@ -103,7 +103,6 @@ def pairs_of(block: nn.Module, activation: str) -> list[Pair] | None:
     None for a block that is no longer what :func:`conv_bn` or :func:`conv_dw` made, or whose batch norm takes
     the statistics of the batch: no folded convolution equals that one.
     """
-    # Through the dictionary: this runs in every call, and nn.Module's attributes are slow.
     layers = list(block._modules.values())
     if len(layers) not in (3, 6):
         return None

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .folding import sources_of
 from .model import MobileNetV1
 
 _WARM_UPS = 3  # calls before the capture: folds batch norm, loads kernels, makes choices
@@ -50,7 +49,7 @@ class Graphed:
         if x is not self.input:
             wanted, got = _described(self.input), _described(x) if isinstance(x, Tensor) else type(x).__name__
             _require(got == wanted, "x", f"{wanted} as the example", got)
-        if self.watch and self._state_of_model() != self._state:
+        if self.watch and not self._is_current():
             self.capture()
         with torch.no_grad(), torch.cuda.device(self.input.device):
             # Replays share the graph's tensors: one on another stream waits for the one before it.
@@ -63,22 +62,17 @@ class Graphed:
             self._replay()
             return self.output.clone() if self.clone else self.output
 
-    def _state_of_model(self) -> tuple[Any, ...]:
-        """What the captured kernels depend on: which tensors they read, and what the folded copies came from.
+    def _is_current(self) -> bool:
+        return (self._fold is None or self._fold.is_current()) and self._state_of_model() == self._state
 
-        Kernels that read a parameter itself see what is written into it; a fold does not, so that the versions
-        count where there is one.
+    def _state_of_model(self) -> tuple[Any, ...]:
+        """What the captured kernels depend on beside the fold: which tensors they read, and how the net runs.
+
+        Kernels that read a parameter itself see what is written into it, so that its version does not count.
         """
         model = self.model
-        pairs = model._pairs_to_fold()
-        sources = sources_of(pairs) if pairs is not None else None
-        read = [model.fc.weight, model.fc.bias] if sources is not None else list(model.parameters())
-        if sources is None:
-            read += list(model.buffers())
-        state: tuple[Any, ...] = (model.fused, model.backend, [(id(t), t.data_ptr()) for t in read if t is not None])
-        if pairs is not None and sources is not None:
-            state += ([(id(t), t._version, t.data_ptr()) for t in sources], [bn.eps for _, bn in pairs])
-        return state
+        read = [*model.parameters(), *model.buffers()] if self._fold is None else list(model.fc.parameters())
+        return model.fused, model.backend, model.activation, [(id(t), t.data_ptr()) for t in read]
 
     @staticmethod
     def _require_evaluation(model: MobileNetV1) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mbv1_kernels import ACTIVATIONS, BACKENDS, pool_linear, separable_conv2d
-from mbv1_kernels.layout import is_channels_last
+from mbv1_kernels import ACTIVATIONS, BACKENDS
 
 from . import checkpoints
 from .architecture import PADDINGS, STEM, blocks, scaled
-from .blocks import Conv2d, Pair, conv_bn, conv_dw, pairs_of, without_triton
-from .chained import can_chain, run_chain
-from .folding import Fold, Folded, fold_conv_bn, make_fold, sources_of
+from .blocks import Conv2d, Pair, conv_bn, conv_dw, pairs_of
+from .folded import FoldedLayers
+from .kept_fold import Fold, fold_layers, make_fold, need_gradients
 
 
 class MobileNetV1(nn.Module):
@@ -172,18 +171,19 @@ class MobileNetV1(nn.Module):
                 module.backend = self._backend if self._fused else None
 
     def forward(self, x: Tensor) -> Tensor:
-        pairs = self._pairs_to_fold()
-        if pairs is None:
+        folded = self._folded(x)
+        if folded is None:
             return self.fc(self.dropout(self.model(x).flatten(1)))
-        return self._folded_head(self._folded_features(x, pairs)[0])
+        x, layers = folded
+        return layers.logits(x, self.model[-1], self.fc, self._backend)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last block's output, (N, C, H / 32, W / 32): what the average pool gets."""
-        pairs = self._pairs_to_fold()
-        if pairs is None:
+        folded = self._folded(x)
+        if folded is None:
             return self.model[:-1](x)
-        features, keeps_layout = self._folded_features(x, pairs)
-        return features if keeps_layout or is_channels_last(x) else features.contiguous()
+        x, layers = folded
+        return layers.features(x, self._backend)
 
     def refold(self) -> None:
         """Folds again in the next fused call. Needed only after a write that torch cannot see."""
@@ -207,56 +207,27 @@ class MobileNetV1(nn.Module):
             pairs += found
         return pairs
 
-    def _kept_fold(self, pairs: list[Pair], dtype: torch.dtype) -> Fold | None:
-        """The fold of an earlier call, or a new one; None where it must be made in each call."""
-        if not torch.compiler.is_compiling():
-            sources = sources_of(pairs)
-            if sources is not None and not _need_gradients(sources):
-                epsilons = [bn.eps for _, bn in pairs]
-                # Read once: another thread may exchange it.
-                fold = self._fold
-                if fold is None or not fold.is_current(sources, epsilons, dtype):
-                    fold = self._fold = make_fold(pairs, sources, dtype)
-                return fold
-        return None
-
-    def _folded_features(self, x: Tensor, pairs: list[Pair]) -> tuple[Tensor, bool]:
-        """The last block's output, and whether it has the memory format of ``x``."""
+    def _folded(self, x: Tensor) -> tuple[Tensor, FoldedLayers] | None:
+        """``x`` as the folded layers take it, and these; None where the net runs module by module."""
+        if not self._fused or self.training:
+            return None
+        keep = not torch.compiler.is_compiling()
+        fold = self._fold if keep else None  # read once: another thread may exchange it
+        if fold is not None and not (fold.layers.activation == self.activation and fold.is_current()):
+            fold = None
+        pairs = self._pairs_to_fold() if fold is None else fold.pairs
+        if pairs is None:
+            return None
         dtype = pairs[0][0].weight.dtype
         if torch.is_autocast_enabled(x.device.type) and torch.float64 not in (dtype, x.dtype):
             # Folding straight to autocast's dtype spares the ops a cast of every weight in every call.
             dtype = torch.get_autocast_dtype(x.device.type)
             x = x.to(dtype)
-        fold = self._kept_fold(pairs, dtype)
-        if fold is not None and self.separable and can_chain(x, pairs, fold, self._backend):
-            return run_chain(x, pairs, fold, self.activation), False
-        weights: list[Folded] = [fold_conv_bn(*pair, dtype) for pair in pairs] if fold is None else fold.weights
-        options: dict[str, Any] = {"activation": self.activation, "backend": self._backend}
-        x = pairs[0][0].run(x, *weights[0], **options)
-        if not self.separable:
-            for (conv, _), folded in zip(pairs[1:], weights[1:], strict=True):
-                x = conv.run(x, *folded, **options)
-            return x, True
-        for i in range(1, len(pairs), 2):
-            depthwise = pairs[i][0]
-            x = separable_conv2d(
-                x,
-                *weights[i],
-                *weights[i + 1],
-                stride=depthwise.stride,
-                padding=depthwise.pads(x.shape[2:]),
-                dilation=depthwise.dilation,
-                dw_activation=self.activation,
-                **options,
-            )
-        return x, True
-
-    def _folded_head(self, x: Tensor) -> Tensor:
-        """Pooling and classifier; a module put in the place of the linear ``fc`` is called as it is."""
-        if type(self.fc).forward is not nn.Linear.forward:
-            return self.fc(self.model[-1](x).flatten(1))
-        weight, bias = self.fc.weight, self.fc.bias
-        return pool_linear(x, weight, bias, backend=without_triton(self._backend))
+        if keep and (fold is None or fold.dtype is not dtype):
+            fold = self._fold = make_fold(self, self.model, pairs, dtype, self.activation)
+        if fold is None or need_gradients(fold.sources):
+            return x, fold_layers(pairs, dtype, self.activation, keep=False)
+        return x, fold.layers
 
     def train(self, mode: bool = True) -> MobileNetV1:
         self.refold()
@@ -277,10 +248,6 @@ class MobileNetV1(nn.Module):
             f"activation={self.activation}, padding={self.padding}, bn_eps={self.bn_eps}, "
             f"fused={self._fused}, backend={self._backend}"
         )
-
-
-def _need_gradients(tensors: list[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _require(condition: bool, argument: str, expected: str, got: object) -> None:

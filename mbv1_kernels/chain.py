@@ -75,13 +75,24 @@ class Chain:
             numbers += [*kernel, *w.stride, *w.padding, *w.dilation, out, *map(ACTIVATIONS.index, pair)]
         return numbers
 
-    def __call__(self, x: Tensor, numbers: list[int]) -> Tensor:
-        """(N, C, H, W) of any strides, in the weights' dtype, to (N, O, OH, OW) in ``channels_last`` memory."""
-        return torch.ops.mbv1.chain(x, self._packed, numbers)
+    def __call__(
+        self, x: Tensor, numbers: list[int], weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """(N, C, H, W) of any strides, in the weights' dtype, to (N, O, OH, OW) in ``channels_last`` memory.
+
+        With ``weight`` the result is ``pool_linear(y, weight, bias)`` of that instead: (N, classes).
+        """
+        return torch.ops.mbv1.chain(x, self._packed, numbers, weight, bias)
 
 
 @torch.library.register_fake("mbv1::chain")
-def _fake(x: Tensor, packed: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
+def _fake(
+    x: Tensor,
+    packed: Sequence[Tensor],
+    layers: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
     channels, h, w = x.shape[1:]
     for i in range(0, len(layers), 13):
         kernel_h, kernel_w, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, channels, *_ = (
@@ -89,4 +100,6 @@ def _fake(x: Tensor, packed: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
         )
         h = (h + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
         w = (w + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
+    if weight is not None:
+        return x.new_empty((x.shape[0], weight.shape[0]))
     return x.new_empty((x.shape[0], channels, h, w)).contiguous(memory_format=torch.channels_last)

@@ -57,7 +57,8 @@ Tensor pack(const OptionalTensor& dw_weight, const OptionalTensor& dw_bias, cons
   return packed;
 }
 
-Tensor chain(const Tensor& x, const std::vector<Tensor>& packed, const Ints& layers) {
+Tensor chain(const Tensor& x, const std::vector<Tensor>& packed, const Ints& layers, const OptionalTensor& weight,
+             const OptionalTensor& bias) {
   const Checks check("chain");
   ChainParams p{};
   p.dtype = check.input(x);
@@ -114,8 +115,13 @@ Tensor chain(const Tensor& x, const std::vector<Tensor>& packed, const Ints& lay
   p.batch = x.size(0);
   p.x_stride = strides_of(x), p.y_stride = strides_of(y);
   p.stages = stages, p.stage_count = count;
-  if (y.numel() > 0) kernels().chain(p, torch_threads());
-  return y;
+  std::optional<Call<PoolLinearParams>> head;
+  if (weight.has_value()) head = prepare_pool_linear(y, *weight, bias);
+  if (y.numel() > 0) {
+    kernels().chain(p, torch_threads());
+    if (head.has_value()) kernels().pool_linear.pick(head->params)->run(head->params, torch_threads());
+  }
+  return head.has_value() ? head->y : y;
 }
 
 }  // namespace

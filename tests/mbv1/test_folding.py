@@ -182,6 +182,32 @@ def test_follows(change, mode, randomize):
     torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_follows_exchanged_activations(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        before = net(x)
+        net.activation = "silu"
+        for block in net.model[:-1]:
+            for i in range(2, len(block), 3):
+                block[i] = nn.SiLU()
+        expected = reference(net, x)
+        assert not torch.allclose(before, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_follows_strides_and_dilations(randomize):
+    net = make(randomize)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = net(x)
+        net.model[4][0].stride = (1, 1)
+        net.model[5][0].dilation, net.model[5][0].padding = (2, 2), (2, 2)
+        expected = reference(net, x)
+        assert not torch.allclose(before, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_follows_biases_of_convolutions(randomize):
     net = make(randomize, conv_bias=True)
     x = torch.randn(1, 3, 32, 32)
@@ -311,6 +337,19 @@ def test_functional_call_and_vmap(randomize):
         assert torch.equal(net(x), before)
         in_place(net)
         torch.testing.assert_close(net(x), reference(net, x), rtol=1e-3, atol=1e-4)
+
+
+def test_transforms_with_a_kept_fold(randomize):
+    """A chain knows neither wrappers nor tangents: the ops run, which do."""
+    net = make(randomize).double().requires_grad_(False)
+    x, tangent = torch.randn(2, 2, 1, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        net(x[0])
+        torch.testing.assert_close(torch.vmap(net)(x), torch.stack([net(one) for one in x]))
+        y, slope = torch.func.jvp(net, (x[0],), (tangent[0],))
+        net.fused = False
+        torch.testing.assert_close((y, slope), torch.func.jvp(net, (x[0],), (tangent[0],)))
+        assert slope.any()
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])

@@ -81,8 +81,8 @@ def test_fused_runs_on_the_librarys_ops(randomize, monkeypatch):
     calls = []
     for module, name in [
         (mbv1.blocks, "stem_conv2d"),
-        (mbv1.model, "separable_conv2d"),
-        (mbv1.model, "pool_linear"),
+        (mbv1.folded, "separable_conv2d"),
+        (mbv1.folded, "pool_linear"),
     ]:
         real = getattr(module, name)
         monkeypatch.setattr(

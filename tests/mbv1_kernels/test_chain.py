@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import mbv1_kernels
 from mbv1_kernels import Chain
 from tests.cases import DTYPES
 from tests.chains import LAYOUTS, NETS, expectation, make
@@ -27,6 +28,20 @@ def test_is_as_accurate_as_torch(net: str, dtype: str, layout: str) -> None:
             assert (y.double() - exact).abs().max().item() <= allowed
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_with_a_head(dtype: str, bias: bool) -> None:
+    """It is pool_linear's of the features, which has tests of its own."""
+    x, weights, activations, windows = make("from_x", DTYPES[dtype], "nhwc")
+    chain = Chain(weights, activations)
+    numbers = chain.numbers(windows)
+    head = (torch.randn(11, 17).to(x.dtype), torch.randn(22)[::2].to(x.dtype) if bias else None)
+    y = chain(x, numbers, *head)
+    torch.testing.assert_close(y, mbv1_kernels.pool_linear(chain(x, numbers), *head), rtol=0, atol=0)
+    torch.library.opcheck(torch.ops.mbv1.chain, (x, chain._packed, numbers, *head))
+    assert chain(x[:0], numbers, *head).shape == (0, 11)
 
 
 def test_opcheck_and_empty_batch() -> None:
@@ -59,6 +74,8 @@ def test_errors_name_the_argument() -> None:
         "layers: expected 1 to 64": lambda: Chain(weights, activations[:1]),
         "windows: expected 4": lambda: chain.numbers(windows[:1]),
         "dw_bias: expected shape": lambda: Chain([(weights[1][0], x[0, 0, 0], *weights[1][2:])], activations[:1]),
+        "weight: expected shape .*1": lambda: chain(x, numbers, torch.zeros(3, 7)),
+        "bias: expected shape": lambda: chain(x, numbers, torch.zeros(3, 1), torch.zeros(4)),
         "a separable block behind the first": lambda: run(
             x,
             [packed[0], *Chain([(None, None, torch.zeros(19, 7, 3, 3), None)], activations[:1])._packed, *packed[2:]],

@@ -1,0 +1,133 @@
+"""Folded layers ready to run: a net's convolutions with the weights that batch norm was folded into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mbv1_kernels import Chain, Window, pool_linear, separable_conv2d
+from mbv1_kernels.backends import transforming
+from mbv1_kernels.chain import MAX_LAYERS
+from mbv1_kernels.layout import is_channels_last
+
+from .blocks import Conv2d, without_triton
+from .folding import Folded
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class FoldedLayers:
+    """The stem and the blocks of a net, each convolution followed by ``activation``.
+
+    On the CPU, where no gradient is wanted, they run as one :class:`mbv1_kernels.Chain`, the head included; else
+    as ``stem_conv2d``, one ``separable_conv2d`` per block and ``pool_linear``.
+
+    Args:
+        convs: the stem's, then each block's depthwise and pointwise convolution; or dense ones alone. They say how
+            a window slides, and must not change.
+        weights: (weight, bias) of each, all of one dtype.
+        activation: of every layer.
+        keep: whether weights are packed for the chain, which is worth it where several calls use them.
+    """
+
+    def __init__(self, convs: Sequence[Conv2d], weights: Sequence[Folded], activation: str, *, keep: bool) -> None:
+        self.convs, self.weights, self.activation = convs, weights, activation
+        self._separable = len(convs) == 1 or convs[1].op == "depthwise"
+        self.device_type = weights[0][0].device.type
+        self._chainable = (
+            keep
+            and self._separable
+            and self.device_type == "cpu"
+            and len(convs) // 2 < MAX_LAYERS
+            and convs[0].dilation == (1, 1)  # as the library's stem
+        )
+        self._channels, self._dtype = convs[0].in_channels, weights[0][0].dtype
+        self._chain: Chain | None = None
+        self._numbers: tuple[torch.Size, list[int]] | None = None
+
+    def features(self, x: Tensor, backend: str) -> Tensor:
+        """The last block's output, in the memory format of ``x``."""
+        if self._can_chain(backend, x):
+            y = self._run_chain(x)
+            return y if is_channels_last(x) else y.contiguous()
+        return self._run_ops(x, backend)
+
+    def logits(self, x: Tensor, pool: nn.Module, fc: nn.Module, backend: str) -> Tensor:
+        """The classifier's output; a module put in the place of a linear ``fc`` is called as it is."""
+        if type(fc).forward is nn.Linear.forward:
+            return self.classify(x, fc.weight, fc.bias, backend)
+        return fc(pool(self.features(x, backend)).flatten(1))
+
+    def classify(self, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+        """``pool_linear`` of the features."""
+        if self._can_chain(backend, x, weight, bias):
+            return self._run_chain(x, weight, bias)
+        y = self._run_chain(x) if self._can_chain(backend, x) else self._run_ops(x, backend)
+        return pool_linear(y, weight, bias, backend=without_triton(backend))
+
+    def _can_chain(self, backend: str, x: Tensor, *others: Tensor | None) -> bool:
+        """Whether a chain, which has no gradient and no transform, takes ``x`` and what the head is made of."""
+        if not self._chainable or backend not in ("auto", "cpu") or transforming():
+            return False
+        shape, dtype, grad = x.shape, self._dtype, torch.is_grad_enabled()
+        if len(shape) != 4 or shape[1] != self._channels:
+            return False
+        for t in (x, *others):
+            if t is not None and not (
+                t.dtype is dtype and t.is_cpu and type(t) in _PLAIN and not (grad and t.requires_grad)
+            ):
+                return False
+        return True
+
+    def _run_chain(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        # Read once, both: another thread may exchange them.
+        chain, numbers = self._chain, self._numbers
+        if chain is None:
+            stem, *rest = self.weights
+            layers: list[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]] = [(None, None, *stem)]
+            layers += [(*dw, *pw) for dw, pw in zip(rest[::2], rest[1::2], strict=True)]
+            chain = self._chain = Chain(layers, [(self.activation, self.activation)] * len(layers))
+        if numbers is None or numbers[0] != x.shape[2:]:
+            numbers = self._numbers = x.shape[2:], chain.numbers(self._windows(x.shape[2:]))
+        return chain(x, numbers[1], weight, bias)
+
+    def _windows(self, size: Sequence[int]) -> list[Window]:
+        """Of the stem and of each block's depthwise convolution, for a net's input of ``size`` = (H, W)."""
+        found = []
+        for conv in [self.convs[0], *self.convs[1::2]]:
+            top, bottom, left, right = conv.pads(size)
+            (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
+            found.append(Window((stride_h, stride_w), (top, bottom, left, right), (dilation_h, dilation_w)))
+            margins = ((top + bottom), (left + right))
+            size = [
+                (length + margin - dilation * (kernel - 1) - 1) // stride + 1
+                for length, margin, dilation, kernel, stride in zip(
+                    size, margins, conv.dilation, conv.kernel_size, conv.stride, strict=True
+                )
+            ]
+        return found
+
+    def _run_ops(self, x: Tensor, backend: str) -> Tensor:
+        convs, weights = self.convs, self.weights
+        options: dict[str, Any] = {"activation": self.activation, "backend": backend}
+        x = convs[0].run(x, *weights[0], **options)
+        if not self._separable:
+            for conv, folded in zip(convs[1:], weights[1:], strict=True):
+                x = conv.run(x, *folded, **options)
+            return x
+        for i in range(1, len(convs), 2):
+            depthwise = convs[i]
+            x = separable_conv2d(
+                x,
+                *weights[i],
+                *weights[i + 1],
+                stride=depthwise.stride,
+                padding=depthwise.pads(x.shape[2:]),
+                dilation=depthwise.dilation,
+                dw_activation=self.activation,
+                **options,
+            )
+        return x

@@ -1,0 +1,105 @@
+"""A net for inference alone: :func:`frozen` folds batch norm into the weights once and for all."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Conv2d
+from .folded import FoldedLayers
+from .folding import fold_conv_bn
+
+if TYPE_CHECKING:
+    from .model import MobileNetV1
+
+
+class Frozen(nn.Module):
+    """What :func:`frozen` returns. ``convs`` have the folded weights, ``fc`` is the classifier."""
+
+    def __init__(self, model: MobileNetV1, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        pairs = model._pairs_to_fold()
+        if pairs is None:
+            raise ValueError(
+                "mbv1.frozen: model: expected a fused MobileNetV1 in evaluation mode with the layers that it was "
+                f"made with, got fused={model.fused}, training={model.training} and {len(model.model)} layers"
+            )
+        # Not inference tensors, which could not be moved or saved as others are.
+        with torch.inference_mode(False), torch.no_grad():
+            self.convs = nn.ModuleList(_folded_conv(conv, *fold_conv_bn(conv, bn, dtype)) for conv, bn in pairs)
+            self.pool, self.fc = copy.deepcopy(model.model[-1]), copy.deepcopy(model.fc).to(dtype)
+        self.requires_grad_(False).eval()
+        self.activation, self.backend = model.activation, model.backend
+        self._kept: tuple[FoldedLayers, tuple[Tensor, Tensor | None] | None] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ch_in, H, W) in the dtype of the weights to (N, n_classes), whatever autocast says."""
+        layers, head = self._ready()
+        if torch.is_autocast_enabled(layers.device_type):
+            with torch.autocast(layers.device_type, enabled=False):
+                return self(x)
+        if head is not None:
+            return layers.classify(x, *head, self.backend)
+        return layers.logits(x, self.pool, self.fc, self.backend)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last block's output, (N, C, H / 32, W / 32): what the average pool gets."""
+        return self._ready()[0].features(x, self.backend)
+
+    def _ready(self) -> tuple[FoldedLayers, tuple[Tensor, Tensor | None] | None]:
+        """The layers, and the classifier's weight and bias where it is a linear one."""
+        keep = not torch.compiler.is_compiling()
+        ready = self._kept if keep else None
+        if ready is None:
+            convs, fc = list(self.convs), self.fc
+            layers = FoldedLayers(convs, [(conv.weight, conv.bias) for conv in convs], self.activation, keep=keep)
+            ready = layers, (fc.weight, fc.bias) if type(fc) is nn.Linear else None
+            if keep:
+                self._kept = ready
+        return ready
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Frozen:
+        self._kept = None
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        self._kept = None
+        return super().load_state_dict(*arguments, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy: everything but what is packed for this processor."""
+        return {**self.__dict__, "_kept": None}
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}, backend={self.backend}"
+
+
+def frozen(model: MobileNetV1, dtype: torch.dtype | None = None) -> Frozen:
+    """A module that computes ``model(x)`` from copies of its weights: the fastest form of a net that stays as it is.
+
+    A fused :class:`MobileNetV1` looks in every call whether a weight has changed, some 200 us on a CPU whose caches
+    the kernels have just filled. A frozen one has nothing to look for: batch norm is folded into its weights here, in
+    float32, and they are rounded once to ``dtype``. It follows no change of the model's weights, nor of its own but
+    by ``load_state_dict`` and moves and casts of the whole module. It can be moved, saved, exported and compiled;
+    its weights require no gradient, the input may.
+
+    Args:
+        model: a net in evaluation mode with ``fused=True``.
+        dtype: of the weights, and of the inputs that it will take; by default the model's.
+
+    Raises:
+        ValueError: the model is in training mode, not fused, or its layers were exchanged for others.
+    """
+    return Frozen(model, dtype)
+
+
+def _folded_conv(conv: Conv2d, weight: Tensor, bias: Tensor) -> Conv2d:
+    """A convolution that slides as ``conv`` does."""
+    folded = Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size[0], 1, conv.rule, conv.op, device="meta")
+    for name in ("kernel_size", "stride", "padding", "dilation", "depends_on_size"):
+        setattr(folded, name, getattr(conv, name))
+    folded.weight, folded.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return folded
