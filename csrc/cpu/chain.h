@@ -238,7 +238,7 @@ class Chain {
     const Layer<T, E>& l = layers[s];
     const StemRows<T, E> rows(l.stem, row_end - row);
     const Output<T> out = output_rows(progress.out[s], progress.n, s, row, row_end);
-    rows.multiply(progress.n, row, row_end, out, l.weights.dense_panels, l.weights.bias, output_columns(s));
+    rows.multiply(progress.n, row, row_end, out, l.weights.panels, l.weights.bias, output_columns(s));
   }
 
   // A separable block whose rows are too few for the threads: they share out the channels of its two halves.

@@ -30,7 +30,6 @@ struct PackedStage {
   using A = Acc<T>;
   DwWeights<T> dw;
   E* panels;
-  A* dense_panels;
   A* bias;
   int64_t panel_count;
   int64_t bytes;
@@ -42,9 +41,7 @@ struct PackedStage {
         s.separable ? parts.take<A>(int64_t{s.window.kernel_h} * s.window.kernel_w * dw.channel_stride) : nullptr;
     dw.bias = s.separable ? parts.take<A>(padded_bias<T>(s.in_channels)) : nullptr;
     panel_count = divide_up(s.out_channels, Tile<A>::kCols);
-    const int64_t elements = panel_count * panel_elements<A>(s.depth());
-    panels = s.separable ? parts.take<E>(elements) : nullptr;
-    dense_panels = s.separable ? nullptr : parts.take<A>(elements);
+    panels = parts.take<E>(panel_count * panel_elements<A>(s.depth()));
     bias = parts.take<A>(padded_bias<T>(s.out_channels));
     bytes = parts.bytes;
   }
@@ -66,8 +63,7 @@ void pack_stage(const ChainStage& s, const SeparableConv2dParams& w, const Threa
     stem.in_channels = s.in_channels, stem.window = s.window;
     stem.weight_stride_c = w.pw.weight_stride_k;
     stem.weight_stride_h = w.dw.weight_stride_h, stem.weight_stride_w = w.dw.weight_stride_w;
-    pack_panels(threads, weight, weight_offset(stem), w.pw.weight_stride_o, s.depth(), s.out_channels,
-                packed.dense_panels);
+    pack_panels(threads, weight, weight_offset(stem), w.pw.weight_stride_o, s.depth(), s.out_channels, packed.panels);
   }
   fill_bias<T>(w.pw.bias, w.pw.bias_stride, s.out_channels, padded_bias<T>(s.out_channels), packed.bias);
 }

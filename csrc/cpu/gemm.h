@@ -23,12 +23,10 @@ struct Prefetch {
 };
 
 // How the left factor's rows are read. Operand is what A and B hold: the type of the sums, or BFloat16 where the
-// processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2]. Product is BFloat16 where the
-// processor has those instructions, which round sums too.
+// processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
 template <class E>
 struct BlockedRows {
   using Operand = E;
-  using Product = E;
   const E* a;  // of the tile
   int64_t depth;
   Prefetch prefetch = {};  // a part of it for each block
@@ -52,7 +50,6 @@ struct BlockedRows {
 template <class E>
 struct StridedRows {
   using Operand = E;
-  using Product = E;
   const E* a;
   int64_t depth, step;
 
@@ -69,10 +66,9 @@ struct StridedRows {
 };
 
 // Element (row, k) is a[offsets[k] + row * step]: the windows of a convolution, read where they lie.
-template <class E, class Rounded>
+template <class E>
 struct IndexedRows {
   using Operand = E;
-  using Product = Rounded;
   const E* a;
   const int64_t* offsets;
   int64_t depth, step;
@@ -145,7 +141,7 @@ __attribute__((noinline)) void multiply_tile(const Rows& rows, const typename Ro
       V sum = sums[r][v] + (kIsWeights<Rows> ? broadcast(bias[r]) : biases[v]);
       sum = sum < low ? low : sum;  // NaN stays NaN
       sum = sum > high ? high : sum;
-      store_product<typename Rows::Product>(y + v * target.vector_step, sum, kL);
+      store_product<E>(y + v * target.vector_step, sum, kL);
     }
   }
 }
@@ -241,7 +237,7 @@ void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const 
   int64_t c_rows[kRows];
   for (int r = 0; r < kRows; ++r) c_rows[r] = r * kCols;
   multiply(Target<A>{c, c_rows, kL, count, kCols / kL, low, high});
-  using E = typename Rows::Product;
+  using E = typename Rows::Operand;
   out.y_step == 1 ? store_tile<E>(out, c, count, cols, first_col) : store_planes<E>(out, c, count, cols, first_col);
 }
 

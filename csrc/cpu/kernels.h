@@ -68,6 +68,7 @@ enum class Slot {
   kDwWeights,
   kDwBias,
   kInput,
+  kWindows,
   kTile,
   kOffsets,
   kTileOffsets,

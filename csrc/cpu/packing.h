@@ -53,7 +53,9 @@ void gather(const T* from, int64_t step, int64_t count, D* to) {
     for (int64_t i = 0; i + kStep <= count; i += kStep) copy(i);
     copy(count - kStep);  // overlaps, where the last vector is not whole
   } else if (step == 1 && std::is_same_v<T, D>) {
-    copy_less<kStep / 2>(from, count, reinterpret_cast<T*>(to));
+    constexpr int64_t kHalf = kStep / 2;
+    if (count < kHalf) return copy_less<kHalf / 2>(from, count, reinterpret_cast<T*>(to));
+    for (int64_t i : {int64_t{0}, count - kHalf}) __builtin_memcpy(to + i, from + i, kHalf * sizeof(T));
   } else {
     for (int64_t i = 0; i < count; ++i) {
       if constexpr (std::is_same_v<T, D>) {

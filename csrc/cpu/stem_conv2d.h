@@ -16,12 +16,13 @@ inline auto weight_offset(const StemConv2dParams& p) {
 }
 
 // Input rows as the product reads them: where they lie, if they are of the type of the sums; else, and where a tile's
-// windows overhang the image, copied to [row][column][channel] with their padding. Sums are rounded as products of E.
+// windows overhang the image, copied to [row][column][channel] with their padding. Where the product takes pairs of
+// inner indices, which a window has not side by side, the windows of a row are copied one after another from there.
 template <class T, class E>
 class StemRows {
   using A = Acc<T>;
-  static constexpr bool kReads = std::is_same_v<T, A>;
-  static constexpr int kRows = Tile<A>::kRows;
+  static constexpr bool kReads = std::is_same_v<T, A>, kPairs = kPairOf<E> == 2;
+  static constexpr int kRows = Tile<A>::kRows, kL = kLanes<A>;
 
  public:
   // For `rows` output rows at once, in the calling thread's workspace.
@@ -30,7 +31,12 @@ class StemRows {
     row_size = columns_of(p.out_w) * p.in_channels, pixel_step = w.stride_w * p.in_channels;
     // A tile may reach beyond the last output of the last row.
     const int64_t slack = kRows * pixel_step, copied = kReads ? 1 : rows;
-    data = workspace<A>(Slot::kInput, ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack);
+    data = workspace<E>(Slot::kInput, ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack);
+    if constexpr (kPairs) {
+      window_step = round_up(depth + 1, kL);
+      windows = workspace<E>(Slot::kWindows, round_up(p.out_w, kRows) * window_step);
+      return;
+    }
     offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
     for (int64_t k = 0; k < depth; ++k) {
       const int64_t tap = k / p.in_channels, i = tap / w.kernel_w, j = tap % w.kernel_w, c = k % p.in_channels;
@@ -40,25 +46,31 @@ class StemRows {
   }
 
   // Output rows [begin, end) of image n, whose pixels are the rows of `out`.
-  void multiply(int64_t n, int64_t begin, int64_t end, const Output<T>& out, const A* packed, const A* bias,
+  void multiply(int64_t n, int64_t begin, int64_t end, const Output<T>& out, const E* packed, const A* bias,
                 int64_t cols) const {
     const int64_t panels = divide_up(p.out_channels, Tile<A>::kCols), panel_size = panel_elements<A>(depth);
     if (!kReads) stage(n, begin, end, 0, p.out_w);
     for (int64_t oh = begin; oh < end; ++oh) {
+      const int64_t top = oh * w.stride_h - w.pad_top;
+      const E* copied = data + (kReads ? 0 : (oh - begin) * w.stride_h * row_size);
+      if constexpr (kPairs) unfold(copied);
       for (int64_t ow = 0; ow < p.out_w; ow += kRows) {
-        const int64_t count = smaller<int64_t>(p.out_w - ow, kRows);
-        const int64_t top = oh * w.stride_h - w.pad_top, left = ow * w.stride_w - w.pad_left;
-        IndexedRows<A, E> rows{data, offsets, depth, pixel_step};
-        if constexpr (!kReads) {
-          rows.a += (oh - begin) * w.stride_h * row_size + ow * pixel_step;
+        const int64_t count = smaller<int64_t>(p.out_w - ow, kRows), left = ow * w.stride_w - w.pad_left;
+        const auto multiply_rows = [&](const auto& rows) {
+          multiply_panels(out.from_row((oh - begin) * p.out_w + ow), rows, count, packed, panel_size, bias, cols, 0,
+                          panels);
+        };
+        if constexpr (kPairs) {
+          multiply_rows(StridedRows<E>{windows + ow * window_step, depth, window_step});
+        } else if constexpr (!kReads) {
+          multiply_rows(IndexedRows<E>{copied + ow * pixel_step, offsets, depth, pixel_step});
         } else if (top >= 0 && top + w.kernel_h <= p.in_h && left >= 0 && left + columns_of(kRows) <= p.in_w) {
-          const T* image = static_cast<const T*>(p.x) + n * p.x_stride.n;
-          rows = {image + top * p.x_stride.h + left * p.x_stride.w, offsets_in_x, depth, w.stride_w * p.x_stride.w};
+          const T* window = static_cast<const T*>(p.x) + n * p.x_stride.n + top * p.x_stride.h + left * p.x_stride.w;
+          multiply_rows(IndexedRows<E>{window, offsets_in_x, depth, w.stride_w * p.x_stride.w});
         } else {
           stage(n, oh, oh + 1, ow, ow + count);
+          multiply_rows(IndexedRows<E>{copied, offsets, depth, pixel_step});
         }
-        multiply_panels(out.from_row((oh - begin) * p.out_w + ow), rows, count, packed, panel_size, bias, cols, 0,
-                        panels);
       }
     }
   }
@@ -74,28 +86,47 @@ class StemRows {
     const int64_t left = smaller(larger<int64_t>(0, -first), columns);
     const int64_t right = larger(left, smaller(p.in_w - first, columns));
     for (int64_t i = 0; i < (end - begin - 1) * w.stride_h + w.kernel_h; ++i) {
-      A* to = data + i * row_size;
+      E* to = data + i * row_size;
       const bool exists = top + i >= 0 && top + i < p.in_h;
       const T* from =
           static_cast<const T*>(p.x) + n * p.x_stride.n + (top + i) * p.x_stride.h + (first + left) * p.x_stride.w;
-      for (int64_t e = 0; e < (exists ? left : columns) * channels; ++e) to[e] = A(0);
+      for (int64_t e = 0; e < (exists ? left : columns) * channels; ++e) to[e] = E{};
       if (!exists) continue;
       if (p.x_stride.c == 1 && p.x_stride.w == channels) {
         gather(from, 1, (right - left) * channels, to + left * channels);
       } else {
         for (int64_t c = 0; c < channels; ++c) {
           const T* value = from + c * p.x_stride.c;
-          for (int64_t v = left; v < right; ++v, value += p.x_stride.w) to[v * channels + c] = load_one(value);
+          for (int64_t v = left; v < right; ++v, value += p.x_stride.w) copy_one(value, to + v * channels + c);
         }
       }
-      for (int64_t e = right * channels; e < columns * channels; ++e) to[e] = A(0);
+      for (int64_t e = right * channels; e < columns * channels; ++e) to[e] = E{};
+    }
+  }
+
+  static void copy_one(const T* from, E* to) {
+    if constexpr (kPairs) {
+      *to = *from;
+    } else {
+      *to = load_one(from);
+    }
+  }
+
+  // Copies the windows of the output row whose input begins at `from`. A pair's second half behind the last inner
+  // index is zero.
+  void unfold(const E* from) const {
+    const int64_t run = w.kernel_w * p.in_channels;
+    E* to = windows;
+    for (int64_t ow = 0; ow < p.out_w; ++ow, from += pixel_step, to += window_step) {
+      for (int64_t i = 0; i < w.kernel_h; ++i) gather(from + i * row_size, 1, run, to + i * run);
+      to[depth] = E{};
     }
   }
 
   const StemConv2dParams& p;
   const Window& w;
-  A* data;
-  int64_t depth, row_size, pixel_step;
+  E *data, *windows;
+  int64_t depth, row_size, pixel_step, window_step;
   int64_t *offsets, *offsets_in_x;  // of inner index k from an output's first input
 };
 
@@ -103,7 +134,7 @@ template <class T, class E>
 void stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   const int64_t depth = int64_t{p.window.kernel_h} * p.window.kernel_w * p.in_channels;
-  const A* packed = pack_weights<A>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
+  const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
                                     depth, p.out_channels);
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   parallel(threads, p.batch * p.out_h, [&](int64_t begin, int64_t end) {
