@@ -204,6 +204,11 @@ CASES: tuple[Case, ...] = (
     _sep((1, 16, 20, 75), 3, 24, stride=2, padding=1, dw_activation="relu6"),
     _sep((3, 24, 9, 10), 3, 40, stride=2, padding=1, dw_activation="relu"),
     _sep((1, 8, 3, 150), 3, 8, padding=1),
+    # Runs of pixels that start inside rows, across images, and parts of rows, the last of them narrower.
+    _sep((2, 40, 28, 28), 3, 72, padding=1, dw_activation="relu", residual=True),
+    _sep((3, 8, 6, 72), 3, 136, stride=2, padding=1, dw_activation="relu6"),
+    _sep((1, 40, 16, 112), 3, 24, padding=1, dw_activation="relu", activation="relu"),
+    _sep((1, 8, 32, 224), 3, 8, stride=2, padding=(0, 1, 0, 1), dw_activation="hardswish"),
     # Rows of whole words, 4 elements or 2, to the right of which windows go on.
     _sep((2, 24, 16, 16), 3, 40, stride=2, padding=1, dw_activation="relu"),
     _sep((3, 40, 12, 12), 3, 24, stride=2, padding=1, dw_activation="hardswish"),

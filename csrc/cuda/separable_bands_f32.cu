@@ -2,6 +2,6 @@
 
 namespace mbv1::cuda {
 
-template cudaError_t launch_separable_bands<float, false>(const SeparableConv2dParams&, cudaStream_t);
+MBV1_SEPARABLE_BANDS_VARIANTS(MBV1_SEPARABLE_BANDS_INSTANTIATE, float, false)
 
 }  // namespace mbv1::cuda

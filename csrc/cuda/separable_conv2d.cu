@@ -5,7 +5,9 @@
 // separable_conv2d_nhwc_k3_split[_tf32]      the same for few pixels: 32x64 a block, whose warps share out K
 // separable_conv2d_nhwc_k3[_tf32]            design B (separable_slices.cuh): 64 pixels and 128 outputs a
 //                                            block, slices of channels; K that shared memory cannot hold
-// separable_conv2d_nchw_k3[_tf32]            design B for NCHW (separable_bands.cuh): whole rows of outputs
+// separable_conv2d_nchw_k3_<P>x<O>[_tf32]    design B for NCHW (separable_bands.cuh): P pixels of neighbouring rows
+// and
+//                                            O output channels a block, slices of channels
 // separable_conv2d_<layout>[_tf32]           separable_slices.cuh for any window, of pixels read one by one in NCHW
 // separable_conv2d_any                       strides that neither layout has
 // separable_conv2d_unfused                   dwconv2d and pwconv2d, one after the other
@@ -78,32 +80,41 @@ constexpr Kernel<SeparableConv2dParams> resident_tf32(const char* name) {
 
 // ---- design B, NCHW ----
 
-template <class T, bool kTf32>
-bool bands_match_as(const SeparableConv2dParams& p) {
-  using Traits = BandTraits<T, kTf32>;
-  const Device& device = current_device();
-  const BandGrid grid = Traits::grid(p);
-  return grid.copies <= Traits::kThreads && Traits::shared_bytes(grid) + Traits::kStaticBytes <= block_shared(device);
-}
-
-bool bands_match(const SeparableConv2dParams& p) {
+bool bands_match_any_shape(const SeparableConv2dParams& p) {
   const bool is_nchw = has_layout(p.dw.x_stride, Layout::kNchw) && has_layout(p.pw.y_stride, Layout::kNchw);
-  if (!has_plain_window(p, 3) || !is_nchw || !is_aligned(p.dw.x)) return false;
-  if (p.dw.out_w > kBandPixels) return false;
-  return p.dw.dtype == DType::kFloat32 ? bands_match_as<float, false>(p) : bands_match_as<__half, false>(p);
+  return has_plain_window(p, 3) && is_nchw && is_aligned(p.dw.x);
 }
 
+template <class Shape>
+bool bands_match(const SeparableConv2dParams& p) {
+  if (!bands_match_any_shape(p)) return false;
+  return p.dw.dtype == DType::kFloat32 ? BandTraits<float, false, Shape>::grid(p).exists()
+                                       : BandTraits<__half, false, Shape>::grid(p).exists();
+}
+
+template <class Shape>
 bool bands_match_tf32(const SeparableConv2dParams& p) {
-  return p.dw.dtype == DType::kFloat32 && p.pw.allow_tf32 && bands_match(p);
+  return p.dw.dtype == DType::kFloat32 && p.pw.allow_tf32 && bands_match_any_shape(p) &&
+         BandTraits<float, true, Shape>::grid(p).exists();
 }
 
-Work bands_work_of(const SeparableConv2dParams& p) {
-  return work_of_dtype(p.dw.dtype, [&](auto type) { return bands_work<typename decltype(type)::type, false>(p); });
+template <class Shape>
+constexpr Kernel<SeparableConv2dParams> bands(const char* name) {
+  return {name, bands_match<Shape>,
+          [](const SeparableConv2dParams& p) {
+            return work_of_dtype(
+                p.dw.dtype, [&](auto type) { return bands_work<typename decltype(type)::type, false, Shape>(p); });
+          },
+          [](const SeparableConv2dParams& p, cudaStream_t stream) {
+            return dispatch_dtype(p.dw.dtype, [&](auto type) {
+              return launch_separable_bands<typename decltype(type)::type, false, Shape>(p, stream);
+            });
+          }};
 }
 
-cudaError_t launch_bands(const SeparableConv2dParams& p, cudaStream_t stream) {
-  return dispatch_dtype(
-      p.dw.dtype, [&](auto type) { return launch_separable_bands<typename decltype(type)::type, false>(p, stream); });
+template <class Shape>
+constexpr Kernel<SeparableConv2dParams> bands_tf32(const char* name) {
+  return {name, bands_match_tf32<Shape>, bands_work<float, true, Shape>, launch_separable_bands<float, true, Shape>};
 }
 
 // ---- design B ----
@@ -122,9 +133,11 @@ cudaError_t launch_slices(const SeparableConv2dParams& p, cudaStream_t stream) {
 }
 
 // What bands take they do with copies of 16 bytes, where these kernels load a value at a time. By the model alone
-// these would run where blocks are few, as their tiles have half as many pixels, and in float32, as theirs have twice
-// as many outputs.
-bool matches_any_strides(const SeparableConv2dParams& p) { return matches_any(p) && !bands_match(p); }
+// these would still run where rows of x are neither words nor vectors, from 14 x 14 to 7 x 7: bands read such windows
+// an element at a time, too, and copy x and its neighbours before.
+bool matches_any_strides(const SeparableConv2dParams& p) {
+  return matches_any(p) && !bands_match<Shape<64, 128>>(p) && !bands_match<Shape<128, 64>>(p);
+}
 
 template <Layout kLayout, int kKernel>
 bool slices_matches(const SeparableConv2dParams& p) {
@@ -169,8 +182,8 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       resident_tf32<3, Shape<32, 64, 4>>("separable_conv2d_nhwc_k3_split_tf32"),
       resident_tf32<5, Shape<64, 64>>("separable_conv2d_nhwc_k5_64x64_tf32"),
       slices_tf32<kNhwc, 3>("separable_conv2d_nhwc_k3_tf32"),
-      {"separable_conv2d_nchw_k3_tf32", bands_match_tf32, bands_work<float, true>,
-       launch_separable_bands<float, true>},
+      bands_tf32<Shape<128, 64>>("separable_conv2d_nchw_k3_128x64_tf32"),
+      bands_tf32<Shape<64, 128>>("separable_conv2d_nchw_k3_64x128_tf32"),
       slices_tf32<kNhwc, kAnyKernel>("separable_conv2d_nhwc_tf32"),
       slices_tf32<kNchw, kAnyKernel>("separable_conv2d_nchw_tf32"),
       resident<3, Shape<128, 128>>("separable_conv2d_nhwc_k3_128x128"),
@@ -178,7 +191,8 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       resident<3, Shape<32, 64, 4>>("separable_conv2d_nhwc_k3_split"),
       resident<5, Shape<64, 64>>("separable_conv2d_nhwc_k5_64x64"),
       slices<kNhwc, 3>("separable_conv2d_nhwc_k3"),
-      {"separable_conv2d_nchw_k3", bands_match, bands_work_of, launch_bands},
+      bands<Shape<128, 64>>("separable_conv2d_nchw_k3_128x64"),
+      bands<Shape<64, 128>>("separable_conv2d_nchw_k3_64x128"),
       slices<kNhwc, kAnyKernel>("separable_conv2d_nhwc"),
       slices<kNchw, kAnyKernel>("separable_conv2d_nchw"),
       {"separable_conv2d_any", matches_any_strides, work_any, launch_any},

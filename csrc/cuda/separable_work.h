@@ -36,13 +36,14 @@ inline double window_columns(const DwConv2dParams& p) {
   return lines_inside(p.in_w, p.out_w, w.kernel_w, w.stride_w, w.dilation_w, w.pad_left);
 }
 
-// Rows of x under patches of `height` output rows of the stack of all images: of every stretch of a patch inside one
-// image, with the rows that its windows overhang.
-inline double rows_under(const DwConv2dParams& p, int64_t height, int64_t patches) {
-  const double rows = 1.0 * p.batch * p.out_h, step = std::lcm<int64_t>(height, p.out_h);
-  const double stretches = patches + p.batch - std::ceil(rows / step);
+// Rows of x under patches of `pixels` of the stack of all images, whose rows have `width`: of every stretch of a
+// patch inside one image, with the rows that its windows overhang, and twice for rows that are cut.
+inline double rows_under(const DwConv2dParams& p, int64_t pixels, int64_t patches, int64_t width = 1) {
+  const double rows = 1.0 * p.batch * p.out_h, all = rows * width;
+  const double stretches = patches + p.batch - std::ceil(all / std::lcm<int64_t>(pixels, p.out_h * width));
+  const double cut_rows = patches - std::ceil(all / std::lcm<int64_t>(pixels, width));
   const double overhang = p.window.kernel_h - p.window.stride_h;
-  return rows * p.window.stride_h + (stretches - p.batch) * overhang;
+  return (rows + cut_rows) * p.window.stride_h + (stretches - p.batch) * overhang;
 }
 
 // The depthwise half: FMAs, and elements of x, of its weights and of its result that pass through L1 or shared
@@ -129,7 +130,7 @@ Work resident_work(const SeparableConv2dParams& p) {
 inline double word_wavefronts(const BandGrid& grid, const DwConv2dParams& p) {
   constexpr int kBanks = 32, kBankBytes = 4;
   const int word_bytes = grid.columns * static_cast<int>(element_bytes(p.dtype));
-  const int64_t words_of_row = p.out_w / grid.columns, words = grid.height * words_of_row;
+  const int64_t words_of_row = grid.width / grid.columns, words = grid.pixels / grid.columns;
   const int64_t lanes = std::min(32, kBanks * kBankBytes / word_bytes);  // served at a time
   double wavefronts = 0;
   for (int64_t first = 0; first < words; first += lanes) {
@@ -148,9 +149,20 @@ inline double word_wavefronts(const BandGrid& grid, const DwConv2dParams& p) {
   return wavefronts;
 }
 
-template <class T, bool kTf32>
+// Of one row of x, the elements that the bands across it copy.
+inline double columns_of_bands(const BandGrid& grid, const DwConv2dParams& p) {
+  if (grid.parts == 1) return static_cast<double>(p.in_w);
+  const int64_t run = grid.row_vectors * vector_size(p.dtype);
+  double columns = 0;
+  for (int64_t part = 0; part < grid.parts; ++part) {
+    columns += std::min(run, p.in_w - grid.first_column(part, p.window.stride_w));
+  }
+  return columns;
+}
+
+template <class T, bool kTf32, class Shape>
 Work bands_work(const SeparableConv2dParams& p) {
-  using Traits = BandTraits<T, kTf32>;
+  using Traits = BandTraits<T, kTf32, Shape>;
   using Tile = typename Traits::Tile;
   constexpr double kBytes = sizeof(T), kWavefront = 128, kWarp = 32;
   const BandGrid grid = Traits::grid(p);
@@ -159,14 +171,17 @@ Work bands_work(const SeparableConv2dParams& p) {
   const double slices = ceil_div(p.dw.channels, Tile::kSlice), channels = p.dw.channels;
   Work work = product_work<Tile>(grid.blocks(), slices, pixels * outputs);
   work.shared_bytes = static_cast<int>(Traits::shared_bytes(grid)) + Traits::kStaticBytes;
+  work.registers = Traits::kIsWide ? 168 : 128;
   work.dram_bytes = tensor_bytes(p);
-  // A band's rows of a channel lie together, in all but the outermost sectors.
-  const bool aligned = grid.row_vectors * Tile::kVec == p.dw.in_w;
+  // A band's rows of a channel lie together, in all but the outermost sectors. Parts of rows are of whole sectors.
+  const double tiles = 1.0 * grid.bands * grid.parts;
+  const bool aligned = grid.parts > 1 || grid.row_vectors * Tile::kVec == p.dw.in_w;
   const double x_bytes =
-      rows_under(p.dw, grid.height, grid.bands) * p.dw.in_w * kBytes + grid.bands * (aligned ? 0 : 30);
+      rows_under(p.dw, grid.pixels, grid.bands, grid.width) * columns_of_bands(grid, p.dw) * kBytes +
+      (aligned ? 0 : tiles * 30);
   const double staged = grid.blocks() * slices * Tile::kSlice, copies = staged * grid.copies;
   add_copies(work, x_bytes * channels * grid.output_tiles, copies * kVectorBytes, sizeof(T), true);
-  add_copies(work, grid.bands * outputs * channels * kBytes, staged * Tile::kOutputs * kBytes, sizeof(T),
+  add_copies(work, tiles * outputs * channels * kBytes, staged * Tile::kOutputs * kBytes, sizeof(T),
              weights_are_vectors(p.pw));
   const double tap_bytes = grid.blocks() * channels * (taps(w) + 1) * kBytes;
   add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
@@ -175,20 +190,25 @@ Work bands_work(const SeparableConv2dParams& p) {
   // four wavefronts; then it stores them.
   constexpr int kWords = 3;
   const double made = slices * Tile::kSlice * grid.output_tiles;  // channels of a pixel, over the blocks
-  const double band = 1.0 * grid.height * p.dw.out_w, last = pixels - (grid.bands - 1) * band;
-  const double warp_pixels = kWarp * grid.columns;
-  const double warps = (grid.bands - 1) * std::ceil(band / warp_pixels) + std::ceil(last / warp_pixels);
-  const double stored = std::max(1., warp_pixels * kBytes / kWavefront);
+  // Threads make their words whether or not the second exists. Warps share the channels out where one has too few.
+  const int words = Traits::words_at_once(grid.columns), word_pixels = words * grid.columns;
+  const double threads = Traits::kPixels / word_pixels;
+  const double band = grid.pixels, last = std::max(1., pixels - (tiles - 1) * band);
+  const auto busy = [&](double n) { return std::min(n / grid.columns, threads); };  // threads, of `n` pixels
+  const double made_pixels = ((tiles - 1) * busy(band) + busy(last)) * word_pixels;
+  const double warps = threads < kWarp ? tiles * threads / kWarp
+                                       : (tiles - 1) * std::ceil(busy(band) / kWarp) + std::ceil(busy(last) / kWarp);
+  const double stored = words * std::max(1., kWarp * grid.columns * kBytes / kWavefront);
   work.l1_bytes +=
       made * (pixels / band * word_wavefronts(grid, p.dw) * kWords * w.kernel_h + warps * (4 * w.kernel_h + stored)) *
       kWavefront;
-  const double macs = pixels * made * taps(w);
+  const double macs = made_pixels * made * taps(w);
   work.ffma += macs;
-  // A thread prepares itself once and for each slice, with two or one of its taps and the addresses of the products.
+  // A thread prepares itself once and for each slice, with a row of its taps and the addresses of the products.
   // A word is a load, its condition, its address and conversions.
   const double word = (5 + 2 * std::min(grid.columns, 2)) * (kBytes == 2 ? 1.6 : 1);
-  const double slice = 90. * ceil_div(Tile::kSlice * (9 + 1), Traits::kThreads) + (kIsFma<T, kTf32> ? 0 : 185);
-  work.instructions += macs + pixels / grid.columns * made * kWords * w.kernel_h * word + copies * 31 +
+  const double slice = 60 + (kIsFma<T, kTf32> ? 0 : 185);
+  work.instructions += macs + made_pixels / grid.columns * made * kWords * w.kernel_h * word + copies * 31 +
                        1.0 * grid.blocks() * Traits::kThreads * (860 + slices * slice);
   work.round_trips = 1 + std::ceil(slices / (grid.stages - 1));
   return work;
