@@ -5,9 +5,8 @@
 // separable_conv2d_nhwc_k3_split[_tf32]      the same for few pixels: 32x64 a block, whose warps share out K
 // separable_conv2d_nhwc_k3[_tf32]            design B (separable_slices.cuh): 64 pixels and 128 outputs a
 //                                            block, slices of channels; K that shared memory cannot hold
-// separable_conv2d_nchw_k3_<P>x<O>[_tf32]    design B for NCHW (separable_bands.cuh): P pixels of neighbouring rows
-// and
-//                                            O output channels a block, slices of channels
+// separable_conv2d_nchw_k3_<P>x<O>[_tf32]    design B for NCHW (separable_bands.cuh): P pixels of neighbouring
+//                                            rows and O output channels a block, slices of channels
 // separable_conv2d_<layout>[_tf32]           separable_slices.cuh for any window, of pixels read one by one in NCHW
 // separable_conv2d_any                       strides that neither layout has
 // separable_conv2d_unfused                   dwconv2d and pwconv2d, one after the other
