@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,12 @@ from .folding import fold_conv_bn
 
 if TYPE_CHECKING:
     from .model import MobileNetV1
+
+
+class _Ready(NamedTuple):
+    modules: dict[str, nn.Module | None]  # whose weights these are
+    layers: FoldedLayers
+    head: tuple[Tensor, Tensor | None] | None  # the classifier's weight and bias where it is a linear one
 
 
 class Frozen(nn.Module):
@@ -33,11 +39,11 @@ class Frozen(nn.Module):
             self.pool, self.fc = copy.deepcopy(model.model[-1]), copy.deepcopy(model.fc).to(dtype)
         self.requires_grad_(False).eval()
         self.activation, self.backend = model.activation, model.backend
-        self._kept: tuple[FoldedLayers, tuple[Tensor, Tensor | None] | None] | None = None
+        self._kept: _Ready | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ch_in, H, W) in the dtype of the weights to (N, n_classes), whatever autocast says."""
-        layers, head = self._ready()
+        _, layers, head = self._ready()
         if torch.is_autocast_enabled(layers.device_type):
             with torch.autocast(layers.device_type, enabled=False):
                 return self(x)
@@ -47,16 +53,15 @@ class Frozen(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last block's output, (N, C, H / 32, W / 32): what the average pool gets."""
-        return self._ready()[0].features(x, self.backend)
+        return self._ready().layers.features(x, self.backend)
 
-    def _ready(self) -> tuple[FoldedLayers, tuple[Tensor, Tensor | None] | None]:
-        """The layers, and the classifier's weight and bias where it is a linear one."""
+    def _ready(self) -> _Ready:
         keep = not torch.compiler.is_compiling()
         ready = self._kept if keep else None
-        if ready is None:
+        if ready is None or ready.modules is not self._modules:  # a replica's
             convs, fc = list(self.convs), self.fc
             layers = FoldedLayers(convs, [(conv.weight, conv.bias) for conv in convs], self.activation, keep=keep)
-            ready = layers, (fc.weight, fc.bias) if type(fc) is nn.Linear else None
+            ready = _Ready(self._modules, layers, (fc.weight, fc.bias) if type(fc) is nn.Linear else None)
             if keep:
                 self._kept = ready
         return ready

@@ -63,7 +63,7 @@ class Graphed:
             return self.output.clone() if self.clone else self.output
 
     def _is_current(self) -> bool:
-        return (self._fold is None or self._fold.is_current()) and self._state_of_model() == self._state
+        return (self._fold is None or self._fold.is_current(self.model)) and self._state_of_model() == self._state
 
     def _state_of_model(self) -> tuple[Any, ...]:
         """What the captured kernels depend on beside the fold: which tensors they read, and how the net runs.

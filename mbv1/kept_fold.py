@@ -37,9 +37,11 @@ class Fold:
     state: list[int]
     storages: list[torch.UntypedStorage]
 
-    def is_current(self) -> bool:
+    def is_current(self, net: nn.Module) -> bool:
+        """For ``net``, which may be a replica that got this fold with its other attributes."""
         return (
-            list(map(id, chain.from_iterable(map(dict.values, self.holders)))) == self.ids
+            self.holders[0] is net._modules
+            and list(map(id, chain.from_iterable(map(dict.values, self.holders)))) == self.ids
             and settings_of(self.pairs) == self.settings
             and state_of(self.sources) == self.state
         )

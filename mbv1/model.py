@@ -213,7 +213,7 @@ class MobileNetV1(nn.Module):
             return None
         keep = not torch.compiler.is_compiling()
         fold = self._fold if keep else None  # read once: another thread may exchange it
-        if fold is not None and not (fold.layers.activation == self.activation and fold.is_current()):
+        if fold is not None and not (fold.layers.activation == self.activation and fold.is_current(self)):
             fold = None
         pairs = self._pairs_to_fold() if fold is None else fold.pairs
         if pairs is None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import mbv1
 from mbv1 import MobileNetV1, fold_conv_bn
 
 
@@ -309,6 +310,22 @@ def test_copies_are_independent(way, randomize):
         assert torch.equal(twin(x), before)
         in_place(twin)
         torch.testing.assert_close(twin(x), reference(twin, x), rtol=1e-3, atol=1e-4)
+        assert torch.equal(net(x), before)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_replicas_have_weights_of_their_own(frozen, randomize):
+    """As DataParallel makes them: copies of all attributes, with other tensors."""
+    net, other = make(randomize), make(randomize)
+    if frozen:
+        net, other = mbv1.frozen(net), mbv1.frozen(other)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        before = net(x)
+        replica = net._replicate_for_data_parallel()
+        for name, module in other.named_children():
+            setattr(replica, name, module)
+        torch.testing.assert_close(replica(x), other(x))
         assert torch.equal(net(x), before)
 
 
