@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t kGroupBytes = 768 * 1024;
 // A feature map that stays in the cache anyway: not worth reading the weights once a band for.
 constexpr int64_t kSmallMapBytes = 256 * 1024;
+// A feature map that does not stay in the second-level cache until the next layer reads it.
+constexpr int64_t kFarMapBytes = 512 * 1024;
 // Pixels of a band, at least: several tiles, which share each reading of the weights.
 constexpr int64_t kBandPixels = 112;
 
@@ -128,7 +130,8 @@ class Chain {
     Map<T> in{};
     for (int64_t s = 0; s < count; s = layers[s].group_end) {
       const Layer<T, E>& last = layers[layers[s].group_end - 1];
-      const Map<T> out{in.data == maps ? maps + shared_elements : maps, last.rows, last.columns};
+      const Map<T> out{in.data == maps ? maps + shared_elements : maps, last.rows, last.columns,
+                       last.map_bytes() > kFarMapBytes};
       if (layers[s].group_end < count) clear_padding(last, out);
       run_group(n, s, in, out, threads);
       in = out;
@@ -264,9 +267,15 @@ class Chain {
     const int64_t right = l.left + l.stage.out_w;
     for (int64_t row = 0; row < l.blocks * map.rows; ++row) {
       T* columns = map.data + row * map.row_size();
-      for (int64_t i = 0; i < l.left * kL; ++i) columns[i] = T{};
-      for (int64_t i = right * kL; i < map.row_size(); ++i) columns[i] = T{};
+      clear_columns(columns, l.left);
+      clear_columns(columns + right * kL, map.columns - right);
     }
+  }
+
+  // In stores that the compiler does not make a call of: it would take longer than the one or two columns.
+  static void clear_columns(T* to, int64_t count) {
+    const auto zero = in_register(typename Vec<A>::Type{});
+    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i * kL, &zero, kL * sizeof(T));
   }
 
   static Threads one_thread() {

@@ -23,11 +23,20 @@ template <class T>
 struct Map {
   T* data;
   int64_t rows, columns;
+  bool far = false;  // larger than what a second-level cache keeps
 
   static constexpr int kL = kLanes<Acc<T>>;
   int64_t row_size() const { return columns * kL; }
   int64_t block_size() const { return rows * row_size(); }
   T* at(int64_t block, int64_t row) const { return data + block * block_size() + row % rows * row_size(); }
+
+  // Rows [begin, end) of a block into the second-level cache.
+  void fetch(int64_t block, int64_t begin, int64_t end) const {
+    for (int64_t row = begin; row < end; ++row) {
+      const char* line = reinterpret_cast<const char*>(at(block, row));
+      for (size_t i = 0; i < row_size() * sizeof(T); i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
+    }
+  }
 };
 
 // Columns that the windows of an output row span, and rows for `count` output rows.
@@ -76,9 +85,11 @@ DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
   return {taps, gather_bias<T>(Slot::kDwBias, p.bias, p.bias_stride, p.channels), channel_stride};
 }
 
-// One block of channels of one output row.
+// One block of channels of one output row, or of `count` rows with the same window, whose inputs lie `in_step`
+// elements and whose outputs `out_step` offsets apart.
 template <class T>
 struct DwRow {
+  int64_t count = 1, in_step = 0, out_step = 0;
   int64_t row_size, rows;              // of the input
   int64_t first_slot, begin, end;      // kernel rows [begin, end), the first at row `first_slot` of the input
   int64_t pixel;                       // from one column to the next,
@@ -114,54 +125,12 @@ MBV1_INLINE void add_taps(const T* x, int64_t pixel, const Acc<T>* taps, int64_t
   });
 }
 
-// kRun outputs `step` apart, whose first window begins at x, to y[offsets[0]], y[offsets[step]] … D is T, or what the
-// product takes as its left factor, which gets the values that a tensor would hold. kK is the kernel's width, and kS
-// the stride in columns of the window, which lie dilation_w apart; or kK is 0 for any of both. kMap: the input is a
-// map, and undilated. Else columns may be missing, where kK > 0 fewer than that on either side.
-template <class T, class D, int kK, int kS, bool kMap, int kRun>
-__attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
-                                             int64_t step) {
+// kRun sums of an output row to y[offsets[0]], y[offsets[step]] …
+template <class T, class D, int kRun>
+MBV1_INLINE void store_run(const DwRow<T>& p, const typename Vec<Acc<T>>::Type (&sums)[kRun], D* y,
+                           const int64_t* offsets, int64_t step) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
-  V sums[kRun];
-  repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(p.bias); });
-  // From tap to tap, and from output to output.
-  const int64_t dilation = p.window.dilation_w, stride = step * p.window.stride_w;
-  const int64_t pixel = kMap ? kLanes<A> : p.pixel * dilation;
-  const bool dense = kK > 0 || stride == dilation;
-  const int64_t begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
-  const int64_t end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
-  int64_t slot = p.first_slot;
-  for (int64_t i = p.begin; i < p.end; ++i) {
-    const T* row = x + slot * p.row_size;
-    const A* taps = p.taps + i * p.window.kernel_w * p.tap_step;
-    if constexpr (kK > 0) {
-      const auto exists = [&](auto column) MBV1_LAMBDA {
-        if constexpr (kMap || (column >= kK - 1 && column <= (kRun - 1) * kS)) return true;
-        return column >= begin && column < end;
-      };
-      add_taps<kK, kS>(row, pixel, taps, p.tap_step, exists, sums);
-    } else {
-      int64_t j = 0;
-      for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
-        const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
-        add_taps<kAnyTaps, 1>(row + j * pixel, pixel, taps + j * p.tap_step, p.tap_step, exists, sums);
-      }
-      for (; j < p.window.kernel_w; ++j) {
-        const auto add = [&](const auto& exists) MBV1_LAMBDA {
-          add_taps<1, 1>(row + j * pixel, p.pixel * stride, taps + j * p.tap_step, p.tap_step, exists, sums);
-        };
-        const int64_t first = dense ? j : j * dilation, next = dense ? 1 : stride;
-        if (first >= begin && first + (kRun - 1) * next < end) {
-          add([](auto) MBV1_LAMBDA { return true; });
-        } else {
-          add([&](auto r) MBV1_LAMBDA { return first + r * next >= begin && first + r * next < end; });
-        }
-      }
-    }
-    slot += p.window.dilation_h;
-    while (slot >= p.rows) slot -= p.rows;
-  }
   constexpr bool kHasInstruction = kVectorBytes == 64 && std::is_same_v<D, BFloat16>;  // to round by
   if ((std::is_same_v<T, A> || (kHasInstruction && p.bf16_products)) && is_clamp(p.activation)) {
     const A low = low_of<A>(p.activation), high = high_of<A>(p.activation);
@@ -182,6 +151,88 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
   }
 }
 
+// `count` runs, one behind the other, of kRun outputs `step` apart, whose first window begins at x, to y[offsets[0]],
+// y[offsets[step]] … D is T, or what the product takes as its left factor, which gets the values that a tensor would
+// hold. kK is the kernel's width, and kS the stride in columns of the window, which lie dilation_w apart; or kK is 0
+// for any of both. kMap: the input is a map, and undilated. Else columns may be missing, where kK > 0 fewer than that
+// on either side.
+template <class T, class D, int kK, int kS, bool kMap, int kRun>
+__attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
+                                             int64_t step, int64_t count) {
+  using A = Acc<T>;
+  using V = typename Vec<A>::Type;
+  const auto next = [&](int64_t slot) {
+    slot += p.window.dilation_h;
+    while (slot >= p.rows) slot -= p.rows;
+    return slot;
+  };
+  if constexpr (kMap && kK == 3) {
+    if (p.end - p.begin == 3) {  // without a loop over the rows, which would cost as much as their loads
+      const int64_t second = next(p.first_slot);
+      const T *top = x + p.first_slot * p.row_size, *middle = x + second * p.row_size;
+      const T* bottom = x + next(second) * p.row_size;
+      const A *taps = p.taps + p.begin * kK * p.tap_step, *bias = p.bias;
+      const int64_t tap_step = p.tap_step;
+      for (int64_t row = 0; row < p.count; ++row) {
+        const int64_t *place = offsets + row * p.out_step, *end = place + count * kRun;
+        for (int64_t i = row * p.in_step; place < end; place += kRun, i += kRun * kS * kLanes<A>) {
+          V sums[kRun];
+          repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
+          const auto all = [](auto) MBV1_LAMBDA { return true; };
+          add_taps<kK, kS>(top + i, kLanes<A>, taps, tap_step, all, sums);
+          add_taps<kK, kS>(middle + i, kLanes<A>, taps + kK * tap_step, tap_step, all, sums);
+          add_taps<kK, kS>(bottom + i, kLanes<A>, taps + 2 * kK * tap_step, tap_step, all, sums);
+          store_run(p, sums, y, place, 1);
+        }
+      }
+      return;
+    }
+  }
+  // From tap to tap, and from output to output.
+  const int64_t dilation = p.window.dilation_w, stride = step * p.window.stride_w;
+  const int64_t pixel = kMap ? kLanes<A> : p.pixel * dilation;
+  const bool dense = kK > 0 || stride == dilation;
+  const int64_t begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
+  const int64_t end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
+  const auto make_run = [&](const T* x, const int64_t* place) MBV1_LAMBDA {
+    V sums[kRun];
+    repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(p.bias); });
+    int64_t slot = p.first_slot;
+    for (int64_t i = p.begin; i < p.end; ++i, slot = next(slot)) {
+      const T* row = x + slot * p.row_size;
+      const A* taps = p.taps + i * p.window.kernel_w * p.tap_step;
+      if constexpr (kK > 0) {
+        const auto exists = [&](auto column) MBV1_LAMBDA {
+          if constexpr (kMap || (column >= kK - 1 && column <= (kRun - 1) * kS)) return true;
+          return column >= begin && column < end;
+        };
+        add_taps<kK, kS>(row, pixel, taps, p.tap_step, exists, sums);
+      } else {
+        int64_t j = 0;
+        for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
+          const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
+          add_taps<kAnyTaps, 1>(row + j * pixel, pixel, taps + j * p.tap_step, p.tap_step, exists, sums);
+        }
+        for (; j < p.window.kernel_w; ++j) {
+          const auto add = [&](const auto& exists) MBV1_LAMBDA {
+            add_taps<1, 1>(row + j * pixel, p.pixel * stride, taps + j * p.tap_step, p.tap_step, exists, sums);
+          };
+          const int64_t first = dense ? j : j * dilation, step_of = dense ? 1 : stride;
+          if (first >= begin && first + (kRun - 1) * step_of < end) {
+            add([](auto) MBV1_LAMBDA { return true; });
+          } else {
+            add([&](auto r) MBV1_LAMBDA { return first + r * step_of >= begin && first + r * step_of < end; });
+          }
+        }
+      }
+    }
+    store_run(p, sums, y, place, step);
+  };
+  for (int64_t row = 0; row < p.count; ++row, x += p.in_step, offsets += p.out_step) {
+    for (int64_t i = 0; i < count * kRun; i += kRun) make_run(x + i * stride * p.pixel, offsets + i * step);
+  }
+}
+
 // The kernels for a window, which read a tensor where it lies, or a map.
 template <class T, class D, bool kInPlace = false>
 class DwRuns {
@@ -197,20 +248,21 @@ class DwRuns {
     }
   }
 
-  // Calls body(run, ow, step) for runs that cover [0, width). Outputs whose windows' columns are the same ones lie
-  // `step` apart. The last run of a kind may overlap the one before it, and makes the same values again.
+  // Calls body(run, ow, step, count) for runs, `count` of a kind one behind the other, that cover [0, width); for one
+  // at a time in place, where each has its own columns that exist. Outputs whose windows' columns are the same ones
+  // lie `step` apart. The last run of a kind may overlap the one before it, and makes the same values again.
   template <class Body>
   void cover(int64_t width, const Body& body) const {
     const bool few = phases_ > 1 && width < phases_ * kShortRun;
     const int64_t step = few ? 1 : phases_;
     for (int64_t first = 0; first < smaller(step, width); ++first) {
       cover(few ? any_ : runs_, divide_up(width - first, step),
-            [&](auto run, int64_t i) { body(run, first + i * step, step); });
+            [&](auto run, int64_t i, int64_t count) { body(run, first + i * step, step, count); });
     }
   }
 
  private:
-  using Run = void (*)(const DwRow<T>&, const T* x, D*, const int64_t* offsets, int64_t step);
+  using Run = void (*)(const DwRow<T>&, const T* x, D*, const int64_t* offsets, int64_t step, int64_t count);
   struct Runs {
     Run of_many, of_few, of_one;
   };
@@ -229,11 +281,15 @@ class DwRuns {
   template <class Body>
   static void cover(const Runs& runs, int64_t width, const Body& body) {
     int64_t i = 0;
-    for (; width - i >= kLongRun; i += kLongRun) body(runs.of_many, i);
-    if (width - i > kShortRun && width >= kLongRun) return body(runs.of_many, width - kLongRun);
-    for (; width - i >= kShortRun; i += kShortRun) body(runs.of_few, i);
-    if (i < width && width >= kShortRun) return body(runs.of_few, width - kShortRun);
-    for (; i < width; ++i) body(runs.of_one, i);
+    const auto cover_whole = [&](auto run, int64_t length) {
+      const int64_t count = kInPlace ? 1 : (width - i) / length;
+      for (; width - i >= length; i += count * length) body(run, i, count);
+    };
+    cover_whole(runs.of_many, kLongRun);
+    if (width - i > kShortRun && width >= kLongRun) return body(runs.of_many, width - kLongRun, 1);
+    cover_whole(runs.of_few, kShortRun);
+    if (i < width && width >= kShortRun) return body(runs.of_few, width - kShortRun, 1);
+    cover_whole(runs.of_one, 1);
   }
 
   // Of a dilated window, output columns q, q + phases, q + 2 phases … are those of an undilated window over every
@@ -254,18 +310,28 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
   row.pixel = kL, row.columns_begin = 0, row.columns_end = map.columns;
   row.tap_step = weights.channel_stride;
   row.window = p.window, row.activation = p.activation;
+  row.in_step = p.window.stride_h * row.row_size, row.out_step = p.out_w;
+  const int64_t span = rows_spanned(p.window, 1);
   // Row by row within a block: the rows that two windows share are still in the first-level cache.
   for (int64_t block = block_begin; block < block_end; ++block, y += block_step) {
     const T* x = map.data + (block - first_block) * map.block_size();
     row.taps = weights.taps + block * kL, row.bias = weights.bias + block * kL;
     const int64_t* place = offsets;
-    for (int64_t oh = begin; oh < end; ++oh, place += p.out_w) {
-      const int64_t top = oh * p.window.stride_h - p.window.pad_top;
+    for (int64_t oh = begin; oh < end; oh += row.count, place += row.count * p.out_w) {
+      const int64_t top = oh * p.window.stride_h - p.window.pad_top, bottom = top + span;
       const TapRange taps(top, p.in_h, p.window.kernel_h, p.window.dilation_h);
       row.begin = taps.begin, row.end = taps.end;
       row.first_slot = taps.begin < taps.end ? (top + taps.begin * p.window.dilation_h) % map.rows : 0;
-      runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step) {
-        run(row, x + ow * p.window.stride_w * kL, y, place + ow, step);
+      row.count = 1;
+      if (map.far && block + 1 < block_end) {  // the rows of the next block that no output row before this one read
+        map.fetch(block + 1 - first_block, larger<int64_t>(0, oh == begin ? top : bottom - p.window.stride_h),
+                  smaller(bottom, p.in_h));
+      } else if (top >= 0 && bottom <= p.in_h && row.first_slot + span <= map.rows) {
+        const int64_t below = smaller(p.in_h - bottom, map.rows - row.first_slot - span);
+        row.count = smaller(end - oh, below / p.window.stride_h + 1);
+      }
+      runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t count) {
+        run(row, x + ow * p.window.stride_w * kL, y, place + ow, step, count);
       });
     }
   }

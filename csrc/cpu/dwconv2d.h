@@ -49,12 +49,12 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
     row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
     // Block by block within a run: the order in which they lie in memory.
     const DwPlace<D> to = place(oh);
-    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step) {
+    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t count) {
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
       for (int64_t block = c_begin; block < c_end; block += kL) {
         const int64_t c = smaller(block, c_end - kL);
         row.taps = weights.taps + c, row.bias = weights.bias + c;
-        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step);
+        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step, count);
       }
     });
   }

@@ -10,36 +10,55 @@
 namespace mbv1::cpu {
 namespace {
 
-// Cache lines to fetch into the second-level cache meanwhile: the next panel, which the processor's own prefetchers
-// would only ask for when its first rows are needed.
+// Memory to fetch into the second-level cache meanwhile, in equal parts: the next panel, which the processor's own
+// prefetchers would only ask for when its first rows are needed.
 struct Prefetch {
+  // Blocks of short vectors take so little time that a loop over lines would be a tenth of it. They fetch a line
+  // each, which is the whole panel from eight tiles on.
+  static constexpr bool kCounts = kVectorBytes == 64;
   const char* from;
-  int64_t lines;  // a part
+  int64_t step;  // bytes of a part
 
-  MBV1_INLINE void part(int64_t index) const {
-    const char* line = from + index * lines * kCacheLine;
-    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(line + i * kCacheLine, 0, 2);
+  Prefetch(const void* begin, int64_t bytes, int64_t parts)
+      : from(static_cast<const char*>(begin)),
+        step(kCacheLine * (kCounts ? divide_up(bytes, parts * kCacheLine) : 1)) {}
+
+  // Nothing but, again and again, a line that is there.
+  explicit Prefetch(const void* line) : from(static_cast<const char*>(line)), step(0) {}
+
+  MBV1_INLINE void part(const char* line) const {
+    if constexpr (kCounts) {
+      for (int64_t i = 0; i < step; i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
+    } else {
+      __builtin_prefetch(line, 0, 2);
+    }
   }
 };
 
-// How the left factor's rows are read. Operand is what A and B hold: the type of the sums, or BFloat16 where the
-// processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
+// How the left factor's rows are read, from one tile to the next. Operand is what A and B hold: the type of the sums,
+// or BFloat16 where the processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
 template <class E>
 struct BlockedRows {
   using Operand = E;
+  static constexpr int kL = kLanes<Acc<E>>, kUnroll = smaller(kL, kVectorBytes == 64 ? 4 : 8);
   const E* a;  // of the tile
   int64_t depth;
-  Prefetch prefetch = {};  // a part of it for each block
+  Prefetch prefetch = Prefetch(a);  // a part of it for each block
+
+  MBV1_INLINE void advance(int64_t tiles) {
+    const int64_t blocks = tiles * blocks_of<Acc<E>>(depth);
+    a += blocks * Tile<Acc<E>>::kBlock, prefetch.from += blocks * prefetch.step;
+  }
 
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
-    constexpr int kL = kLanes<Acc<E>>, kUnroll = smaller(kL, 4);
     const E* block = a;
-    for (int64_t left = depth, i = 0; left > 0; left -= kL, ++i, block += Tile<Acc<E>>::kBlock) {
-      prefetch.part(i);
+    const char* line = prefetch.from;
+    for (int64_t left = depth; left > 0; left -= kL, block += Tile<Acc<E>>::kBlock, line += prefetch.step) {
+      prefetch.part(line);
       // What kUnroll takes behind the last k is zero.
-      for (int64_t k = 0; k < smaller<int64_t>(left, kL); k += kUnroll) {
-#pragma GCC unroll 4
+      for (int64_t k = 0; k < (kUnroll == kL ? 1 : smaller<int64_t>(left, kL)); k += kUnroll) {
+#pragma GCC unroll 8
         for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, std::integral_constant<int64_t, kL>{});
       }
     }
@@ -53,6 +72,8 @@ struct StridedRows {
   const E* a;
   int64_t depth, step;
 
+  MBV1_INLINE void advance(int64_t tiles) { a += tiles * Tile<Acc<E>>::kRows * step; }
+
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
     constexpr int kPair = kPairOf<E>, kUnroll = 4 * kPair;
@@ -65,16 +86,21 @@ struct StridedRows {
   }
 };
 
-// Element (row, k) is a[offsets[k] + row * step]: the windows of a convolution, read where they lie.
-template <class E>
+// Element (row, k) is a[offsets[k] + row * step]: the windows of a convolution, read where they lie. Step may be an
+// integral constant, with which the rows need no address of their own.
+template <class E, class Step>
 struct IndexedRows {
   using Operand = E;
   const E* a;
   const int64_t* offsets;
-  int64_t depth, step;
+  int64_t depth;
+  Step step;
+
+  MBV1_INLINE void advance(int64_t tiles) { a += tiles * Tile<Acc<E>>::kRows * step; }
 
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
+#pragma GCC unroll 3
     for (int64_t k = 0; k < depth; ++k) multiply(a + offsets[k], step);
   }
 };
@@ -89,59 +115,70 @@ constexpr bool kIsWeights = false;
 template <class E>
 constexpr bool kIsWeights<WeightRows<E>> = true;
 
-// Where a tile of C goes: vector v < vectors of row r < count to y[rows[r] + v * vector_step], clamped to [low,
-// high].
+// Where rows of C go: vector v < vectors of row r < count to y[rows[r] + v * vector_step], clamped to [low, high].
 template <class T>
 struct Target {
   T* y;
   const int64_t* rows;
   int64_t vector_step, count, vectors;
   Acc<T> low, high;
+
+  Target part(int64_t first, int64_t length) const {
+    Target target = *this;
+    target.rows += first, target.count = length;
+    return target;
+  }
 };
 
-// kR rows of A times the first kVectors vectors of a panel of B. The bias is the pixels' columns', or the weights'
-// rows'.
+// Tiles of kR rows of A, as many as the target has rows for, times the first kVectors vectors of a panel of B. The
+// bias is the pixels' columns', or the weights' rows'.
 template <int kR, int kVectors, class Rows, class T>
-__attribute__((noinline)) void multiply_tile(const Rows& rows, const typename Rows::Operand* b, const Acc<T>* bias,
+__attribute__((noinline)) void multiply_rows(Rows rows, const typename Rows::Operand* panel, const Acc<T>* bias,
                                              const Target<T>& where) {
   using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
   constexpr int kL = kLanes<A>;
-  V sums[kR][kVectors] = {};
-  rows.for_each([&](const E* a, auto step) MBV1_LAMBDA {
-    V columns[kVectors];
+  for (int64_t first = 0; first < where.count; first += kR, rows.advance(1)) {
+    V sums[kR][kVectors] = {};
+    const E* b = panel;
+    rows.for_each([&](const E* a, auto step) MBV1_LAMBDA {
+      V columns[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
-    if constexpr (kIsWeights<Rows>) {
-      b += rows.plane;
-    } else {
-      b += Tile<A>::kCols * kPairOf<E>;
-    }
+      for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
+      if constexpr (kIsWeights<Rows>) {
+        b += rows.plane;
+      } else {
+        b += Tile<A>::kCols * kPairOf<E>;
+      }
+#pragma GCC unroll 14
+      for (int r = 0; r < kR; ++r) {
+        const V factor = broadcast_operand(a + r * step);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
+      }
+    });
+    // Copied only here, where the sums leave registers for it; stores do not change the copy.
+    const Target<T> target = where;
+    // Sums that begin with a large bias would lose digits of all that follows.
+    V biases[kVectors] = {};
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors && !kIsWeights<Rows>; ++v) biases[v] = load(bias + v * kL);
+    const V low = broadcast(target.low), high = broadcast(target.high);
+    const int64_t* offsets = target.rows + first;
+    const int64_t count = target.count - first;
 #pragma GCC unroll 14
     for (int r = 0; r < kR; ++r) {
-      const V factor = broadcast_operand(a + r * step);
+      if (r >= count) return;
+      T* y = target.y + offsets[r];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
-    }
-  });
-  const Target<T> target = where;  // only here, where the sums leave registers for it; stores do not change the copy
-  // Sums that begin with a large bias would lose digits of all that follows.
-  V biases[kVectors] = {};
-#pragma GCC unroll 2
-  for (int v = 0; v < kVectors && !kIsWeights<Rows>; ++v) biases[v] = load(bias + v * kL);
-  const V low = broadcast(target.low), high = broadcast(target.high);
-#pragma GCC unroll 14
-  for (int r = 0; r < kR; ++r) {
-    if (r >= target.count) return;
-    T* y = target.y + target.rows[r];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      if (v >= target.vectors) break;
-      V sum = sums[r][v] + (kIsWeights<Rows> ? broadcast(bias[r]) : biases[v]);
-      sum = sum < low ? low : sum;  // NaN stays NaN
-      sum = sum > high ? high : sum;
-      store_product<E>(y + v * target.vector_step, sum, kL);
+      for (int v = 0; v < kVectors; ++v) {
+        if (v >= target.vectors) break;
+        V sum = sums[r][v] + (kIsWeights<Rows> ? broadcast(bias[first + r]) : biases[v]);
+        sum = sum < low ? low : sum;  // NaN stays NaN
+        sum = sum > high ? high : sum;
+        store_product<E>(y + v * target.vector_step, sum, kL);
+      }
     }
   }
 }
@@ -215,30 +252,39 @@ void store_planes(const Output<T>& out, const Acc<T>* c, int64_t rows, int64_t c
   }
 }
 
-// A tile of C: rows [0, count) of it, columns [first_col, first_col + cols).
+// Rows [0, count) of C, columns [first_col, first_col + cols), which are of one panel.
 template <class T, class Rows>
-void multiply_into(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* b,
+void multiply_into(const Output<T>& out, Rows rows, int64_t count, const typename Rows::Operand* b,
                    const Acc<T>* bias, int64_t first_col, int64_t cols) {
   using A = Acc<T>;
   constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols, kL = kLanes<A>;
-  const auto multiply = [&](const auto& target) {
-    if (cols <= kL) return multiply_tile<kRows, 1>(rows, b, bias, target);
-    return count <= kHalf ? multiply_tile<kHalf, Tile<A>::kVectors>(rows, b, bias, target)
-                          : multiply_tile<kRows, Tile<A>::kVectors>(rows, b, bias, target);
+  constexpr int kVectors = Tile<A>::kVectors;
+  const auto multiply = [&](const Rows& left, const auto& target) {
+    if (cols <= kL) return multiply_rows<kRows, 1>(left, b, bias, target);
+    const int64_t rest = target.count % kRows, whole = target.count - (rest <= kHalf ? rest : 0);
+    if (whole > 0) multiply_rows<kRows, kVectors>(left, b, bias, target.part(0, whole));
+    if (whole == target.count) return;
+    Rows last = left;
+    last.advance(whole / kRows);
+    multiply_rows<kHalf, kVectors>(last, b, bias, target.part(whole, rest));
   };
   const Activation clamp = out.residual == nullptr && is_clamp(out.activation) ? out.activation : Activation::kNone;
   const A low = low_of<A>(clamp), high = high_of<A>(clamp);
   if (out.y_step == 1 && cols % kL == 0 && clamp == out.activation && out.residual == nullptr) {
     T* y = out.y + first_col / kL * out.y_vector_step;
-    return multiply(Target<T>{y, out.y_row, out.y_vector_step, count, cols / kL, low, high});
+    return multiply(rows, Target<T>{y, out.y_row, out.y_vector_step, count, cols / kL, low, high});
   }
-  // By way of a copy of the tile.
+  // By way of a copy of each tile.
   alignas(64) A c[round_up(kRows, kL) * kCols];
   int64_t c_rows[kRows];
   for (int r = 0; r < kRows; ++r) c_rows[r] = r * kCols;
-  multiply(Target<A>{c, c_rows, kL, count, kCols / kL, low, high});
-  using E = typename Rows::Operand;
-  out.y_step == 1 ? store_tile<E>(out, c, count, cols, first_col) : store_planes<E>(out, c, count, cols, first_col);
+  for (int64_t row = 0; row < count; row += kRows, rows.advance(1)) {
+    const int64_t made = smaller<int64_t>(kRows, count - row);
+    const Output<T> to = out.from_row(row);
+    multiply(rows, Target<A>{c, c_rows, kL, made, kCols / kL, low, high});
+    using E = typename Rows::Operand;
+    to.y_step == 1 ? store_tile<E>(to, c, made, cols, first_col) : store_planes<E>(to, c, made, cols, first_col);
+  }
 }
 
 // ---- Products ----
@@ -256,8 +302,7 @@ struct Pixel {
   }
 };
 
-// Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A,
-// at most a tile.
+// Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A.
 template <class T, class Rows>
 void multiply_panels(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* packed,
                      int64_t panel_size, const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end) {
@@ -268,27 +313,19 @@ void multiply_panels(const Output<T>& out, const Rows& rows, int64_t count, cons
   }
 }
 
-// The same for the tiles of `count` rows at `a`. A panel stays in the second-level cache while the rows pass by it.
-// `after` is what will be multiplied next, or null.
+// The tiles of `count` rows at `a` times panels [panel_begin, panel_end) of B, which has `cols` columns. A panel
+// stays in the second-level cache while the rows pass by it. `after` is what will be multiplied next, or null.
 template <class T, class E>
 void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* packed, int64_t depth,
                     const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end,
                     const E* after = nullptr) {
   using A = Acc<T>;
-  constexpr int kRows = Tile<A>::kRows;
-  const int64_t blocks = blocks_of<A>(depth), panel_size = panel_elements<A>(depth);
-  const int64_t panel_lines = panel_size * static_cast<int64_t>(sizeof(E)) / kCacheLine;
-  const int64_t lines = divide_up(panel_lines, divide_up(count, kRows) * blocks);
+  const int64_t panel_size = panel_elements<A>(depth), bytes = panel_size * static_cast<int64_t>(sizeof(E));
+  const int64_t parts = divide_up(count, Tile<A>::kRows) * blocks_of<A>(depth);
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const E* next = panel + 1 < panel_end ? packed + (panel + 1) * panel_size : after;
-    for (int64_t row = 0; row < count; row += kRows) {
-      const int64_t tile = row / kRows;
-      const Prefetch prefetch{reinterpret_cast<const char*>(next) + tile * blocks * lines * kCacheLine,
-                              next == nullptr ? 0 : lines};
-      const BlockedRows<E> rows{a + tile * blocks * Tile<A>::kBlock, depth, prefetch};
-      multiply_panels(out.from_row(row), rows, smaller<int64_t>(count - row, kRows), packed, panel_size, bias, cols,
-                      panel, panel + 1);
-    }
+    const Prefetch prefetch = next != nullptr ? Prefetch(next, bytes, parts) : Prefetch(a);
+    multiply_panels(out, BlockedRows<E>{a, depth, prefetch}, count, packed, panel_size, bias, cols, panel, panel + 1);
   }
 }
 

@@ -13,11 +13,12 @@ namespace {
 constexpr int64_t kCacheLine = 64;
 
 // Accumulators, a row of B and one factor of A fill the registers: 14 x 2 + 2 + 1 of 32, or 6 x 2 + 2 + 1 of 16.
-// The widths of MobileNet's layers are multiples of 14 or 7, and the half tile takes the last 7.
+// The widths of MobileNet's layers are multiples of 14 or 7, and the half tile takes the last 7; of 4, it keeps both
+// multiply-add units of 16 registers busy, and takes what 6 leave of 14 x 14, 28 x 28 … pixels.
 template <class A>
 struct Tile {
   static constexpr int kRows = kVectorBytes == 64 ? 14 : 6;
-  static constexpr int kHalf = kRows / 2;
+  static constexpr int kHalf = kVectorBytes == 64 ? 7 : 4;
   static constexpr int kVectors = 2;
   static constexpr int kCols = kVectors * kLanes<A>;
   static constexpr int kBlock = kRows * kLanes<A>;  // elements of A from one block of k to the next

@@ -43,20 +43,24 @@ struct LeftFactor {
   const E* a;
   int64_t depth, step = 0;  // 0: tiles
 
-  // Rows [row, row + kRows) of `count` times a panel.
+  // `count` rows times a panel.
   template <class T>
-  void multiply(const Output<T>& out, int64_t row, int64_t count, const E* panel, const Acc<T>* bias, int64_t j,
+  void multiply(const Output<T>& out, int64_t count, const E* panel, const Acc<T>* bias, int64_t j,
                 int64_t cols) const {
-    constexpr int64_t kRows = Tile<Acc<T>>::kRows;
     if constexpr (kReads<T>) {
       if (step != 0) {
-        row = smaller(row, count - kRows);  // the last tile overlaps the one before it
-        return multiply_into(out.from_row(row), StridedRows<E>{a + row * step, depth, step}, kRows, panel, bias, j,
+        constexpr int64_t kRows = Tile<Acc<T>>::kRows, kHalf = Tile<Acc<T>>::kHalf;
+        const int64_t rest = count % kRows;
+        const StridedRows<E> rows{a, depth, step};
+        multiply_into(out, rows, count - rest, panel, bias, j, cols);
+        if (rest == 0) return;
+        const int64_t last = rest <= kHalf && cols > kLanes<Acc<T>> ? kHalf : kRows, row = count - last;
+        // The last tile overlaps the one before it.
+        return multiply_into(out.from_row(row), StridedRows<E>{a + row * step, depth, step}, last, panel, bias, j,
                              cols);
       }
     }
-    multiply_into(out.from_row(row), BlockedRows<E>{a + row / kRows * tile_elements<Acc<T>>(kRows, depth), depth},
-                  smaller(kRows, count - row), panel, bias, j, cols);
+    multiply_into(out, BlockedRows<E>{a, depth}, count, panel, bias, j, cols);
   }
 
   // What the product can take as it is.
@@ -84,7 +88,7 @@ template <class T, class E>
 void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const LeftFactor<E>& left,
                         const Acc<T>* bias) {
   using A = Acc<T>;
-  constexpr int kCols = Tile<A>::kCols, kRows = Tile<A>::kRows;
+  constexpr int kCols = Tile<A>::kCols;
   const int64_t pixels = PixelRuns(p).pixels;
   const Output<T> out = output_pixels<T>(p, 0, pixels);
   parallel(threads, divide_up(p.out_channels, kCols), [&](int64_t begin, int64_t end) {
@@ -92,9 +96,7 @@ void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const L
     for (int64_t j = begin * kCols; j < smaller(end * kCols, p.out_channels); j += kCols) {
       pack_panel(static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o, p.in_channels, p.out_channels,
                  j, panel);
-      for (int64_t row = 0; row < pixels; row += kRows) {
-        left.multiply(out, row, pixels, panel, bias + j, j, smaller<int64_t>(kCols, p.out_channels - j));
-      }
+      left.multiply(out, pixels, panel, bias + j, j, smaller<int64_t>(kCols, p.out_channels - j));
     }
   });
 }
@@ -144,8 +146,8 @@ void pwconv2d_planes(const PwConv2dParams& p, const Threads& threads) {
       const T* x = static_cast<const T*>(p.x) + n * p.x_stride.n;
       WeightRows<T> rows{{weights, p.in_channels}, p.x_stride.c};
       const T* panel = x + first;
-      // The product takes whole vectors of pixels, and four channels at a time.
-      if (cols < kCols || p.in_channels % 4 != 0) {
+      // The product takes whole vectors of pixels, and several channels at a time.
+      if (cols < kCols || p.in_channels % WeightRows<T>::kUnroll != 0) {
         pack_panel(x, EvenRows{p.x_stride.c}, 1, p.in_channels, pixels, first, copy);
         panel = copy, rows.plane = kCols;
       }
@@ -208,10 +210,8 @@ void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
       if (left.step != 0) {
         const Output<T> out = output_pixels<T>(p, first, count);
         for (int64_t j = panel; j < smaller(panel + panels_per_block, panels); ++j) {
-          for (int64_t row = 0; row < count; row += kRows) {
-            left.multiply(out, row, count, packed + j * panel_elements<A>(p.in_channels), bias + j * kCols, j * kCols,
-                          smaller<int64_t>(kCols, p.out_channels - j * kCols));
-          }
+          left.multiply(out, count, packed + j * panel_elements<A>(p.in_channels), bias + j * kCols, j * kCols,
+                        smaller<int64_t>(kCols, p.out_channels - j * kCols));
         }
         continue;
       }

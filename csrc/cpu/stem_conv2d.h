@@ -15,8 +15,8 @@ inline auto weight_offset(const StemConv2dParams& p) {
   };
 }
 
-// Input rows as the product reads them: where they lie, if they are of the type of the sums; else, and where a tile's
-// windows overhang the image, copied to [row][column][channel] with their padding. Where the product takes pairs of
+// Input rows as the product reads them: where they lie, if they are of the type of the sums; else, and where windows
+// overhang the image, copied to [row][column][channel] with their padding. Where the product takes pairs of
 // inner indices, which a window has not side by side, the windows of a row are copied one after another from there.
 template <class T, class E>
 class StemRows {
@@ -29,6 +29,7 @@ class StemRows {
   StemRows(const StemConv2dParams& params, int64_t rows) : p(params), w(params.window) {
     depth = int64_t{w.kernel_h} * w.kernel_w * p.in_channels;
     row_size = columns_of(p.out_w) * p.in_channels, pixel_step = w.stride_w * p.in_channels;
+    inner = inner_run();
     // A tile may reach beyond the last output of the last row.
     const int64_t slack = kRows * pixel_step, copied = kReads ? 1 : rows;
     data = workspace<E>(Slot::kInput, ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack);
@@ -51,31 +52,57 @@ class StemRows {
     const int64_t panels = divide_up(p.out_channels, Tile<A>::kCols), panel_size = panel_elements<A>(depth);
     if (!kReads) stage(n, begin, end, 0, p.out_w);
     for (int64_t oh = begin; oh < end; ++oh) {
-      const int64_t top = oh * w.stride_h - w.pad_top;
-      const E* copied = data + (kReads ? 0 : (oh - begin) * w.stride_h * row_size);
-      if constexpr (kPairs) unfold(copied);
-      for (int64_t ow = 0; ow < p.out_w; ow += kRows) {
-        const int64_t count = smaller<int64_t>(p.out_w - ow, kRows), left = ow * w.stride_w - w.pad_left;
-        const auto multiply_rows = [&](const auto& rows) {
-          multiply_panels(out.from_row((oh - begin) * p.out_w + ow), rows, count, packed, panel_size, bias, cols, 0,
-                          panels);
-        };
-        if constexpr (kPairs) {
-          multiply_rows(StridedRows<E>{windows + ow * window_step, depth, window_step});
-        } else if constexpr (!kReads) {
-          multiply_rows(IndexedRows<E>{copied + ow * pixel_step, offsets, depth, pixel_step});
-        } else if (top >= 0 && top + w.kernel_h <= p.in_h && left >= 0 && left + columns_of(kRows) <= p.in_w) {
-          const T* window = static_cast<const T*>(p.x) + n * p.x_stride.n + top * p.x_stride.h + left * p.x_stride.w;
-          multiply_rows(IndexedRows<E>{window, offsets_in_x, depth, w.stride_w * p.x_stride.w});
-        } else {
-          stage(n, oh, oh + 1, ow, ow + count);
-          multiply_rows(IndexedRows<E>{copied, offsets, depth, pixel_step});
+      const auto multiply_run = [&](int64_t first, int64_t last, const auto& rows) {
+        multiply_panels(out.from_row((oh - begin) * p.out_w + first), rows, last - first, packed, panel_size, bias,
+                        cols, 0, panels);
+      };
+      // Windows of three channels at stride 2 are the usual ones.
+      const auto multiply_windows = [&](int64_t first, int64_t last, const E* a, const int64_t* from, int64_t step) {
+        if (step == 6) {
+          constexpr std::integral_constant<int64_t, 6> kStep;
+          return multiply_run(first, last, IndexedRows<E, decltype(kStep)>{a, from, depth, kStep});
         }
+        multiply_run(first, last, IndexedRows<E, int64_t>{a, from, depth, step});
+      };
+      const E* copied = data + (kReads ? 0 : (oh - begin) * w.stride_h * row_size);
+      if constexpr (kPairs) {
+        unfold(copied);
+        multiply_run(0, p.out_w, StridedRows<E>{windows, depth, window_step});
+      } else if constexpr (!kReads) {
+        multiply_windows(0, p.out_w, copied, offsets, pixel_step);
+      } else {
+        const auto multiply_copies = [&](int64_t first, int64_t last) {
+          if (first >= last) return;
+          stage(n, oh, oh + 1, first, last);
+          multiply_windows(first, last, copied, offsets, pixel_step);
+        };
+        const int64_t top = oh * w.stride_h - w.pad_top;
+        const Run inside = top >= 0 && top + w.kernel_h <= p.in_h ? inner : Run{p.out_w, p.out_w};
+        multiply_copies(0, inside.begin);
+        if (inside.begin < inside.end) {
+          const int64_t left = inside.begin * w.stride_w - w.pad_left;
+          const T* window = static_cast<const T*>(p.x) + n * p.x_stride.n + top * p.x_stride.h + left * p.x_stride.w;
+          multiply_windows(inside.begin, inside.end, window, offsets_in_x, w.stride_w * p.x_stride.w);
+        }
+        multiply_copies(inside.end, p.out_w);
       }
     }
   }
 
  private:
+  // Output columns [begin, end).
+  struct Run {
+    int64_t begin, end;
+  };
+
+  // Whole tiles whose windows are all of columns that exist, up to the last such output.
+  Run inner_run() const {
+    const int64_t last = p.in_w + w.pad_left - w.kernel_w, from = divide_up(w.pad_left, w.stride_w);
+    const int64_t end = last < 0 ? 0 : smaller(p.out_w, last / w.stride_w + 1);
+    const int64_t tiles = larger<int64_t>(0, end - from) / kRows;
+    return tiles == 0 ? Run{p.out_w, p.out_w} : Run{end - tiles * kRows, end};
+  }
+
   // Input columns that the windows of so many outputs span.
   int64_t columns_of(int64_t outputs) const { return (outputs - 1) * w.stride_w + w.kernel_w; }
 
@@ -128,6 +155,7 @@ class StemRows {
   E *data, *windows;
   int64_t depth, row_size, pixel_step, window_step;
   int64_t *offsets, *offsets_in_x;  // of inner index k from an output's first input
+  Run inner;
 };
 
 template <class T, class E>
