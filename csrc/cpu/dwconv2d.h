@@ -43,19 +43,22 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
   row.row_size = p.x_stride.h, row.rows = p.in_h, row.pixel = p.x_stride.w;
   row.tap_step = weights.channel_stride;
   row.window = w, row.activation = p.activation;
+  row.by_blocks = true, row.channel_step = channel_step;
+  const int64_t c_whole = c_begin + (c_end - c_begin) / kL * kL;
   for (int64_t oh = begin; oh < end; ++oh) {
     const int64_t top = oh * w.stride_h - w.pad_top;
     const TapRange taps(top, p.in_h, w.kernel_h, w.dilation_h);
     row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
     // Block by block within a run: the order in which they lie in memory.
     const DwPlace<D> to = place(oh);
-    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t count) {
+    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
-      for (int64_t block = c_begin; block < c_end; block += kL) {
-        const int64_t c = smaller(block, c_end - kL);
+      const auto make = [&](int64_t c, int64_t blocks) {
         row.taps = weights.taps + c, row.bias = weights.bias + c;
-        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step, count);
-      }
+        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step, blocks);
+      };
+      make(c_begin, (c_whole - c_begin) / kL);
+      if (c_whole < c_end) make(c_end - kL, 1);
     });
   }
 }

@@ -1,0 +1,173 @@
+// The depthwise kernel: runs of neighbouring output pixels of one block of kLanes channels.
+#pragma once
+
+#include "activation.h"
+#include "packing.h"
+
+namespace mbv1::cpu {
+namespace {
+
+// One block of channels of one output row, or of `count` rows with the same window, whose inputs lie `in_step`
+// elements and whose outputs `out_step` offsets apart.
+template <class T>
+struct DwRow {
+  int64_t count = 1, in_step = 0, out_step = 0;
+  bool by_blocks = false;              // runs that are made at once are of neighbouring blocks, not behind each other
+  int64_t channel_step = 0;            // then, from one channel of an output to the next
+  int64_t row_size, rows;              // of the input
+  int64_t first_slot, begin, end;      // kernel rows [begin, end), the first at row `first_slot` of the input
+  int64_t pixel;                       // from one column to the next,
+  int64_t columns_begin, columns_end;  // and the columns that exist, counted from the first one of the run
+  const Acc<T>* taps;                  // of the block
+  const Acc<T>* bias;
+  int64_t tap_step;
+  Window window;
+  Activation activation;
+  bool bf16_products = has_bf16_products();
+};
+
+// Sums that are made side by side: with the weights of a kernel row they fill 32 or 16 registers.
+constexpr int kLongRun = kVectorBytes == 64 ? 14 : 7;
+constexpr int kShortRun = kVectorBytes == 64 ? 7 : 3;
+// Taps of any kernel row that are taken at once.
+constexpr int kAnyTaps = 4;
+
+// kK neighbouring taps, whose columns lie `pixel` apart, for sums at stride kS. A column is loaded once, if it
+// exists.
+template <int kK, int kS, int kRun, class T, class V, class Exists>
+MBV1_INLINE void add_taps(const T* x, int64_t pixel, const Acc<T>* taps, int64_t tap_step, const Exists& exists,
+                          V (&sums)[kRun]) {
+  V weights[kK];
+  repeat<kK>([&](auto j) MBV1_LAMBDA { weights[j] = load(taps + j * tap_step); });
+  repeat<(kRun - 1) * kS + kK>([&](auto column) MBV1_LAMBDA {
+    if (!exists(column)) return;
+    const V value = in_register(load(x + column * pixel));
+    repeat<kK>([&](auto j) MBV1_LAMBDA {
+      constexpr int kFrom = column - j;
+      if constexpr (kFrom >= 0 && kFrom % kS == 0 && kFrom / kS < kRun) sums[kFrom / kS] += weights[j] * value;
+    });
+  });
+}
+
+// kRun sums of an output row to y[offsets[0]], y[offsets[step]] …
+template <class T, class D, int kRun>
+MBV1_INLINE void store_run(const DwRow<T>& p, const typename Vec<Acc<T>>::Type (&sums)[kRun], D* y,
+                           const int64_t* offsets, int64_t step) {
+  using A = Acc<T>;
+  using V = typename Vec<A>::Type;
+  constexpr bool kHasInstruction = kVectorBytes == 64 && std::is_same_v<D, BFloat16>;  // to round by
+  if ((std::is_same_v<T, A> || (kHasInstruction && p.bf16_products)) && is_clamp(p.activation)) {
+    const A low = low_of<A>(p.activation), high = high_of<A>(p.activation);
+    repeat<kRun>([&](auto r) MBV1_LAMBDA {
+      V sum = sums[r] < low ? broadcast(low) : sums[r];
+      sum = sum > high ? broadcast(high) : sum;
+      store_product<D>(y + offsets[r * step], sum, kLanes<A>);
+    });
+  } else {
+    V copies[kRun];  // an array that is indexed at run time lies in memory, which the sums should not
+    repeat<kRun>([&](auto r) MBV1_LAMBDA { copies[r] = sums[r]; });
+#pragma GCC unroll 1
+    for (int r = 0; r < kRun; ++r) {
+      V sum = activate<A>(copies[r], p.activation);
+      if constexpr (!std::is_same_v<T, D>) sum = rounded<T>(sum);
+      store(y + offsets[r * step], sum);
+    }
+  }
+}
+
+// `count` runs, one behind the other or block by block, of kRun outputs `step` apart. The first one's window begins
+// at x, and it goes to y[offsets[0]], y[offsets[step]] … D is T, or what the product takes as its left factor, which
+// gets the values that a tensor would hold. kK is the kernel's width, and kS the stride in columns of the window,
+// which lie dilation_w apart; or kK is 0 for any of both. kMap: the input is a map, and undilated. Else columns may
+// be missing, where kK > 0 fewer than that on either side.
+template <class T, class D, int kK, int kS, bool kMap, int kRun>
+__attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
+                                             int64_t step, int64_t count) {
+  using A = Acc<T>;
+  using V = typename Vec<A>::Type;
+  constexpr int kL = kLanes<A>;
+  const auto next = [&](int64_t slot) {
+    slot += p.window.dilation_h;
+    while (slot >= p.rows) slot -= p.rows;
+    return slot;
+  };
+  // From tap to tap, and from output to output.
+  const int64_t dilation = p.window.dilation_w, stride = step * p.window.stride_w;
+  const int64_t pixel = kMap ? kL : p.pixel * dilation;
+  const bool dense = kK > 0 || stride == dilation;
+  const int64_t begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
+  const int64_t end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
+  // From run to run.
+  const bool by_blocks = !kMap && p.by_blocks;
+  const int64_t next_x = by_blocks ? kL : kRun * stride * (kMap ? kL : p.pixel);
+  const int64_t next_y = by_blocks ? kL * p.channel_step : 0, next_place = by_blocks ? 0 : kRun * step;
+  const int64_t next_taps = by_blocks ? kL : 0, tap_step = p.tap_step;
+  if constexpr (kK == 3) {
+    if (p.end - p.begin == 3 && (kMap || (begin <= 0 && (kRun - 1) * kS + kK <= end))) {
+      // Without a loop over the rows, which would cost as much as their loads.
+      const int64_t second = next(p.first_slot);
+      const T *top = x + p.first_slot * p.row_size, *middle = x + second * p.row_size;
+      const T* bottom = x + next(second) * p.row_size;
+      for (int64_t row = 0; row < p.count; ++row) {
+        const int64_t* place = offsets + row * p.out_step;
+        const A *taps = p.taps + p.begin * kK * tap_step, *bias = p.bias;
+        D* to = y;
+        int64_t at = row * p.in_step;
+        for (int64_t i = 0; i < count; ++i) {
+          V sums[kRun];
+          repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
+          const auto all = [](auto) MBV1_LAMBDA { return true; };
+          add_taps<kK, kS>(top + at, pixel, taps, tap_step, all, sums);
+          add_taps<kK, kS>(middle + at, pixel, taps + kK * tap_step, tap_step, all, sums);
+          add_taps<kK, kS>(bottom + at, pixel, taps + 2 * kK * tap_step, tap_step, all, sums);
+          store_run(p, sums, to, place, kMap ? 1 : step);
+          at += next_x, place += next_place, to += next_y, taps += next_taps, bias += next_taps;
+        }
+      }
+      return;
+    }
+  }
+  const auto make_run = [&](const T* x, D* y, const int64_t* place, const A* all_taps, const A* bias) MBV1_LAMBDA {
+    V sums[kRun];
+    repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
+    int64_t slot = p.first_slot;
+    for (int64_t i = p.begin; i < p.end; ++i, slot = next(slot)) {
+      const T* row = x + slot * p.row_size;
+      const A* taps = all_taps + i * p.window.kernel_w * tap_step;
+      if constexpr (kK > 0) {
+        const auto exists = [&](auto column) MBV1_LAMBDA {
+          if constexpr (kMap || (column >= kK - 1 && column <= (kRun - 1) * kS)) return true;
+          return column >= begin && column < end;
+        };
+        add_taps<kK, kS>(row, pixel, taps, tap_step, exists, sums);
+      } else {
+        int64_t j = 0;
+        for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
+          const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
+          add_taps<kAnyTaps, 1>(row + j * pixel, pixel, taps + j * tap_step, tap_step, exists, sums);
+        }
+        for (; j < p.window.kernel_w; ++j) {
+          const auto add = [&](const auto& exists) MBV1_LAMBDA {
+            add_taps<1, 1>(row + j * pixel, p.pixel * stride, taps + j * tap_step, tap_step, exists, sums);
+          };
+          const int64_t first = dense ? j : j * dilation, step_of = dense ? 1 : stride;
+          if (first >= begin && first + (kRun - 1) * step_of < end) {
+            add([](auto) MBV1_LAMBDA { return true; });
+          } else {
+            add([&](auto r) MBV1_LAMBDA { return first + r * step_of >= begin && first + r * step_of < end; });
+          }
+        }
+      }
+    }
+    store_run(p, sums, y, place, step);
+  };
+  for (int64_t row = 0; row < p.count; ++row, x += p.in_step, offsets += p.out_step) {
+    for (int64_t i = 0; i < count; ++i) {
+      make_run(x + i * next_x, y + i * next_y, offsets + i * next_place, p.taps + i * next_taps,
+               p.bias + i * next_taps);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mbv1::cpu
