@@ -180,6 +180,9 @@ CASES: tuple[Case, ...] = (
     # Several tiles with a rest both ways, and more slices of K than are in flight, with a rest.
     _pw((1, 136, 13, 11), 136, activation="relu", residual="like_x"),
     _pw((1, 72, 10, 14), 264, activation="relu6"),
+    # Planes large enough to be multiplied where they lie; of one the last pixels fill no panel, channels no block.
+    _pw((2, 16, 28, 28), 24, activation="relu", residual=True),
+    _pw((1, 12, 30, 29), 40, activation="relu6"),
     _sep((2, 32, 14, 14), 3, 64, padding=1, dw_activation="relu", activation="relu"),
     _sep(
         (1, 64, 13, 29),
