@@ -160,8 +160,10 @@ Work work_nhwc(const DwConv2dParams& p) {
   work.l2_bytes = (work.blocks * in_rows * in_columns * channels + outputs(p)) * bytes;
   work.l1_bytes = (macs + macs / kStrip + outputs(p)) * bytes;
   work.ffma = macs;
-  // Fitted to what tools/cudacpu counts for 3x3 to 7x7: an FMA has its share of a load, bounds and conversions.
-  work.instructions = bytes == 2 ? macs * 3.4 + outputs(p) * 15 : macs * 2.3 + outputs(p) * 22;
+  // An FMA has its share of a load, bounds and conversions; a thread its place and its share of the weights.
+  work.instructions =
+      (bytes == 2 ? macs * (2.6 + 0.8 * conversions(p.dtype)) + outputs(p) * 15 : macs * 2.3 + outputs(p) * 22) +
+      work.blocks * kThreads * 200.;
   work.round_trips = 1 + kKernel;  // the weights, then row by row
   return work;
 }
