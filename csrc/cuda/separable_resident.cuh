@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(Shape::kThreads, ResidentTraits<T, kTf32, kKer
 
   // Step by step through the slices of all tiles; group g has every kGroups-th slice.
   const int channels = static_cast<int>(p.dw.channels);
-  const int64_t outputs_left = p.pw.out_channels - first_output;
+  const int outputs_left = at_most(p.pw.out_channels - first_output, tiles * Tile::kOutputs);
   const RowCopies<Tile, Tile::kOutputs, true> weight_copies(
       p.pw.weight, p.pw.weight_stride_k, weight_vectors, Tile::kOutputs,
       [&](int i) { return (first_output + i) * p.pw.weight_stride_o; });
@@ -119,9 +119,9 @@ __global__ void __launch_bounds__(Shape::kThreads, ResidentTraits<T, kTf32, kKer
   int next_tile = 0, next_k = Tile::group() * Tile::kSlice, next_stage = 0;
   const auto load = [&] {
     if (next_tile < tiles) {
-      const int64_t outputs = static_cast<int64_t>(next_tile) * Tile::kOutputs;
+      const int outputs = next_tile * Tile::kOutputs;
       weight_copies.copy(stages + next_stage * Tile::kWeightElements, next_k, channels - next_k,
-                         at_most(outputs_left - outputs, Tile::kOutputs), outputs * p.pw.weight_stride_o);
+                         outputs_left - outputs, outputs * p.pw.weight_stride_o);
       next_stage = next_stage + 1 == kStages ? 0 : next_stage + 1;
       next_k += kGroups * Tile::kSlice;
       if (next_k >= grid.padded_k) next_k = Tile::group() * Tile::kSlice, ++next_tile;
