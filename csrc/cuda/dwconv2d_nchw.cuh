@@ -324,11 +324,13 @@ Work work_nchw_planes(const DwConv2dParams& p) {
     work.ffma = Traits::kSkips ? columns_of_threads * Traits::kTaps * Traits::kColumns * grid.rows
                                : total * grid.tiles_w * threads_w * Traits::kColumns * kKernel *
                                      (p.out_h + group_rows * Traits::kOpen * kStride);
-    const double converted = bytes == 2 ? 1 : 0;
-    work.instructions = work.ffma + (copied + outputs(p)) / Traits::kVec * 22 + weights * 45 +
-                        columns_of_threads * (thread_rows * (7 + Traits::kInColumns * (2 + converted)) +
-                                              grid.rows * (4 + Traits::kColumns * 5) + 45 + Traits::kTaps) +
-                        work.blocks * 128.0 * 70;
+    // Of a vector that is copied in or out, a weight, and a thread: its rows, of each of which it tests where it and
+    // its columns lie; its output rows, with the activation and the stores; its weights.
+    const double converted = conversions(p.dtype);
+    work.instructions = work.ffma + copied / Traits::kVec * 21 + outputs(p) / Traits::kVec * 33 + weights * 50 +
+                        columns_of_threads * (thread_rows * (10 + Traits::kInColumns * (4 + converted)) +
+                                              grid.rows * (5 + Traits::kColumns * 7) + 40 + Traits::kTaps) +
+                        work.blocks * 128.0 * 145;
     return cudaSuccess;
   });
   return work;

@@ -182,11 +182,17 @@ Work work_nchw(const DwConv2dParams& p) {
   work.threads = kThreads, work.registers = 96, work.shared_bytes = grid.tile_elements() * bytes + 1024;
   work.dram_bytes = tensor_bytes(p);
   work.l2_bytes = (staged + outputs(p)) * bytes;
-  // A lane's access to shared memory takes a bank of 4 bytes, whatever the dtype.
-  work.l1_bytes = (staged + outputs(p)) * bytes + (staged + macs) * 4;
+  // A lane's access to shared memory takes a bank of 4 bytes, whatever the dtype: elements of vectors are stored 16
+  // bytes apart. A warp reads where its columns start.
+  const double columns = 1.0 * p.batch * p.channels * p.out_h * grid.tiles_w * (1 << grid.log2_width);
+  const double conflict = std::max(1., p.window.stride_w * bytes / 4);
+  work.l1_bytes = (staged + outputs(p)) * bytes + staged * (grid.vectors ? kVectorBytes : 4) +
+                  columns * taps(p.window) * 4 * conflict;
   work.ffma = macs;
-  // Fitted to what tools/cudacpu counts for 3x3 to 7x7 at stride 1 and 2.
-  work.instructions = macs * (bytes == 2 ? 3.5 : 2.65) + staged * 20 + outputs(p) * 25;
+  // An FMA has its share of a load and of conversions; an element of the tile its bounds, alone or in a vector; a
+  // thread its place and its plane's weights.
+  work.instructions = macs * (2.65 + 0.85 * conversions(p.dtype)) + staged * (grid.vectors ? 16 : 40) +
+                      outputs(p) * 25 + work.blocks * kThreads * 150.;
   work.round_trips = 2;  // the tile, then the weights
   return work;
 }

@@ -325,14 +325,18 @@ Work work_nhwc_strips(const DwConv2dParams& p) {
                     work.blocks * lane_weights * 32 * (2 * bytes + 4) + warps * lane_weights * 128;
     const double lane_outputs = Traits::kColumns * Traits::kLaneChannels;
     work.ffma = warps * 32 * grid.band * lane_outputs * taps;
-    // Of a lane: per row the copies, the reads of the ring and what converts them; per output row what converts
-    // packed weights, the activation and the stores; then its weights and offsets.
-    const double converted = bytes == 2 ? Traits::kLaneChannels : 0;
+    // Of a lane: per step its conditions, per row the copies, the reads of the ring and what converts them; per
+    // output row what converts packed weights, the activation and the stores; then offsets, and its weights, which
+    // the block's threads fetched one by one.
+    const double converted = conversions(p.dtype) * Traits::kLaneChannels;
     const double converted_weights = LaneWeights<Traits>::kPacked ? taps * Traits::kLaneChannels : 0;
-    work.instructions =
-        work.ffma + warps * 32 *
-                        (in_rows * (12 + Traits::kCopies * 4 + Traits::kInColumns * (1 + converted)) +
-                         grid.band * (20 + converted_weights + 2 * lane_outputs) + 4 * lane_weights + 150);
+    const double fetched = work.blocks * static_cast<double>(1 << grid.log2_lanes) * Traits::kLaneChannels * taps;
+    work.instructions = work.ffma + fetched * 27 +
+                        warps * 32 *
+                            ((grid.band + Traits::kOpen) * 26 +
+                             in_rows * (7 + Traits::kCopies * 7 + Traits::kInColumns * (1 + converted)) +
+                             grid.band * (40 + converted_weights + 1.5 * lane_outputs) +
+                             lane_weights * (1 + conversions(p.dtype)) + 180);
     // The ring hides the memory but for one row in kRing - 1.
     work.round_trips = static_cast<double>(ceil_div(in_rows, Traits::kRing - 1));
     return cudaSuccess;

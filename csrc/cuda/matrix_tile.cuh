@@ -81,8 +81,7 @@ struct MatrixTile {
   }
 
   // Copies `count` elements (negative: none) to shared memory and fills the vector up with zeros.
-  static __device__ void copy_pack(T* to, const T* from, int64_t stride, int64_t count, bool vectors) {
-    if (vectors) return copy_async(to, from, count >= kVec ? kVec : count > 0 ? static_cast<int>(count) : 0);
+  static __device__ void copy_elements(T* to, const T* from, int64_t stride, int count) {
     Pack<T, kVec> pack;
 #pragma unroll
     for (int v = 0; v < kVec; ++v) pack[v] = v < count ? from[v * stride] : from_float<T>(0.f);
@@ -118,16 +117,20 @@ struct MatrixTile {
       __syncthreads();
     }
     // A loop, lest the epilogue be unrolled for each of the sums, which a register array would otherwise ask for.
+    // Each sum of a round is selected among those of all rounds: four, and several rows a round.
 #pragma unroll 1
-    for (int row = kGroups > 1 ? group() : 0; row < kRows; row += kGroups) {
+    for (int round = kGroups > 1 ? group() : 0; round < kRounds; round += kGroups) {
 #pragma unroll
-      for (int unit = 0; unit < kRowUnits; ++unit) {
-        float values[4][kUnitSums / 4];
+      for (int row = 0; row < kRoundRows; ++row) {
 #pragma unroll
-        for (int i = 0; i < kUnitSums; ++i) {
-          values[i / (kUnitSums / 4)][i % (kUnitSums / 4)] = sum_of_unit(sums, staging, row, unit, i);
+        for (int unit = 0; unit < kRowUnits; ++unit) {
+          float values[4][kUnitSums / 4];
+#pragma unroll
+          for (int i = 0; i < kUnitSums; ++i) {
+            values[i / (kUnitSums / 4)][i % (kUnitSums / 4)] = sum_of_unit(sums, staging, round, row, unit, i);
+          }
+          store_unit(values, round * kRoundRows + row, unit, output, places, first_channel);
         }
-        store_unit(values, row, unit, output, places, first_channel);
       }
     }
   }
@@ -138,6 +141,7 @@ struct MatrixTile {
   static constexpr bool kIsMma = kHasMma<T, kTf32>;
   static constexpr int kUnitSums = kIsMma ? 8 : 4, kRowUnits = kIsMma ? 1 : kFmaColumns / 4;
   static constexpr int kRows = kSums / kRowUnits / kUnitSums;
+  static constexpr int kRoundRows = kGroups > 1 ? 1 : kRows / 4, kRounds = kRows / kRoundRows;
 
   static __device__ int position() { return threadIdx.x % kGroupThreads / 32; }
   static __device__ int warp_row() { return position() / kWarpsN * kWarpM; }
@@ -147,16 +151,17 @@ struct MatrixTile {
     return kIsMma ? (row / 2 * 4 + i / 2) * 4 + row % 2 * 2 + i % 2 : (row * kRowUnits + unit) * kUnitSums + i;
   }
 
-  static __device__ float sum_of_unit(const float (&sums)[kSums], const float* staging, int row, int unit, int i) {
+  static __device__ float sum_of_unit(const float (&sums)[kSums], const float* staging, int round, int row, int unit,
+                                      int i) {
     float value = 0.f;
     if constexpr (kGroups > 1) {
-      const float* first = staging + sum_index(row, unit, i) * kThreads + threadIdx.x % kGroupThreads;
+      const float* first = staging + sum_index(round, unit, i) * kThreads + threadIdx.x % kGroupThreads;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) value += first[g * kGroupThreads];
     } else {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        if (r == row) value = sums[sum_index(r, unit, i)];
+      for (int r = 0; r < kRounds; ++r) {
+        if (r == round) value = sums[sum_index(r * kRoundRows + row, unit, i)];
       }
     }
     return value;
@@ -267,43 +272,65 @@ struct MatrixTile {
   }
 };
 
-// What one thread copies of a tile [row][k] in every slice: the weights, and in NHWC the pixels.
-template <class Tile, int kRows>
+// `left`, or `most` if that is less.
+__device__ inline int at_most(int64_t left, int most) {
+  return static_cast<int>(min(left, static_cast<int64_t>(most)));
+}
+
+// What one thread copies of a tile [row][k] in every slice: the weights, and in NHWC the pixels. kEven: rows are the
+// same distance apart, so that a thread needs to keep where its first one lies and no more.
+template <class Tile, int kRows, bool kEven>
 class RowCopies {
   using T = typename Tile::T;
   static constexpr int kStep = Tile::kGroupThreads / Tile::kPacks, kCount = kRows / kStep;
   static_assert(kRows % kStep == 0);
 
  public:
-  // `offset(row)` counts elements from data, of rows that exist. `vectors`: 16-byte vectors, stride_k = 1.
+  // `offset(row)` counts elements from data, of rows that exist, or of any if they are even. `vectors`: 16 bytes at a
+  // time, stride_k = 1.
   template <class Offset>
-  __device__ RowCopies(const void* data, int64_t stride_k, bool vectors, int64_t rows_left, const Offset& offset)
+  __device__ RowCopies(const void* data, int64_t stride_k, bool vectors, int rows_left, const Offset& offset)
       : stride_k_(stride_k), vectors_(vectors) {
     // A warp's 8 rows one after another: 8 lanes then write to distinct banks, as an ldmatrix reads.
     const int thread = threadIdx.x % Tile::kGroupThreads, lane = thread % 32;
     row_ = thread / 32 * 8 + lane % 8, k_ = lane / 8 * Tile::kVec;
     static_assert(Tile::kPacks == 4);
+    if constexpr (kEven) step_ = offset(kStep) - offset(0);
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i < kPlaces; ++i) {
       const int row = row_ + i * kStep;
-      from_[i] = static_cast<const T*>(data) + (row < rows_left ? offset(row) + k_ * stride_k : 0);
+      from_[i] = static_cast<const T*>(data) + (kEven || row < rows_left ? offset(row) + k_ * stride_k : 0);
     }
   }
 
   // Starts the copies of a slice, of which rows_left and k_left exist; `shift` moves all rows.
-  __device__ void copy(T* tile, int64_t first_k, int64_t k_left, int64_t rows_left, int64_t shift = 0) const {
-    const int64_t offset = first_k * stride_k_ + shift;
+  __device__ void copy(T* tile, int64_t first_k, int k_left, int rows_left, int64_t shift = 0) const {
+    const int count = k_left - k_;
+    T* const to = tile + row_ * Tile::kRowPitch + k_;
+    if (vectors_ && (count <= 0 || count >= Tile::kVec)) {
 #pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        copy_vector_async(to + i * kStep * Tile::kRowPitch, from(i, first_k + shift),
+                          count > 0 && row_ + i * kStep < rows_left);
+      }
+      return;
+    }
+#pragma unroll(kEven ? 1 : kCount)
     for (int i = 0; i < kCount; ++i) {
-      const int row = row_ + i * kStep;
-      Tile::copy_pack(tile + row * Tile::kRowPitch + k_, from_[i] + offset, stride_k_,
-                      row < rows_left ? k_left - k_ : 0, vectors_);
+      Tile::copy_elements(to + i * kStep * Tile::kRowPitch, from(i, first_k * stride_k_ + shift), stride_k_,
+                          row_ + i * kStep < rows_left ? count : 0);
     }
   }
 
  private:
-  const T* from_[kCount];
-  int64_t stride_k_;
+  static constexpr int kPlaces = kEven ? 1 : kCount;
+
+  __device__ const T* from(int i, int64_t offset) const {
+    return kEven ? from_[0] + (offset + i * step_) : from_[i] + offset;
+  }
+
+  const T* from_[kPlaces];
+  int64_t stride_k_, step_ = 0;
   int row_, k_;
   bool vectors_;
 };

@@ -30,22 +30,33 @@ Work product_work(double blocks, double slices, double outputs) {
   work.l1_bytes = fragments + met + finished * ((Tile::kIsNhwc ? 256 : 512) + 64);
   work.ffma = mma ? 0 : macs;
   work.mma_flops = mma ? 2 * macs * (kBytes / 2) : 0;
-  // An mma of 16 x 8 sums over 32 bytes of K, and the loads of fragments; TF32 is rounded in registers.
+  // An mma of 16 x 8 sums over 32 bytes of K, and the loads of fragments with their addresses; TF32 is rounded in
+  // registers. By FMA the loads of 4 values of K, and their addresses.
   const double steps = macs / (kWarpSums * 32 / kBytes) * 32;
   constexpr int kFragments = Tile::kWarpRows / 16 + 2;
-  const double step = Tile::kWarpRows / 16 * 4 + kFragments * (kBytes == 4 ? 5 : 1) + 2;
-  const double math = mma ? steps * step : macs * (1 + kFmaLoads / (4 * Tile::kSums));
-  constexpr double kEpilogue = 14;  // selection, trade, bias, activation, rounding and bounds, of an output
-  work.instructions = math + blocks * Tile::kM * Tile::kN * 4 + outputs * (kEpilogue - 4);
+  const double step = Tile::kWarpRows / 16 * 4 + kFragments * (kBytes == 4 ? 7 : 3);
+  const double math = mma ? steps * step : macs * (1 + (kFmaLoads + 10) / (4 * Tile::kSums));
+  // A thread's slice: its wait, its place in the ring, and what the next copies have in common.
+  const double slice_threads = blocks * slices * Tile::kGroupThreads;
+  // The epilogue. A sum is selected among those of all rounds, or put down, read and added to those of the other
+  // groups; then traded in its quad.
+  const double vector = mma ? Tile::kVec : 4;
+  const double selected = Tile::kGroups > 1 ? 3 * Tile::kGroups + 3 : mma ? 4.5 : 5;
+  const double traded = !mma ? (Tile::kIsNhwc ? 5 : 0) : kBytes == 2 ? 5 : 2.5;
+  // An output has its bias, activation, rounding and its share of what its vector needs: bounds, address and store.
+  const double output = 5 + 14 / vector + (Tile::kIsNhwc ? 0 : 2.5);
+  work.instructions =
+      math + slice_threads * (mma ? 42 : 70) + blocks * Tile::kM * Tile::kN * (selected + traded) + outputs * output;
   return work;
 }
 
 // Copies of `bytes` from memory to shared memory: by 16 bytes each, or element by element, where neighbouring lanes
-// are 16 bytes apart. `staged` are the bytes written there, with the zeros around a rest.
+// are 16 bytes apart. `staged` are the bytes written there, with the zeros around a rest: each 16 of them have an
+// address and a condition.
 inline void add_copies(Work& work, double bytes, double staged, int element_bytes, bool vectors) {
   work.l2_bytes += bytes;
   work.l1_bytes += bytes * (vectors ? 1 : kVectorBytes / element_bytes) + staged;
-  work.instructions += vectors ? bytes / kVectorBytes * 5 : bytes / element_bytes * 7;
+  work.instructions += staged / kVectorBytes * 7.5 + (vectors ? 0 : bytes / element_bytes * 7);
 }
 
 // Elements of y, or of a residual: by 16 bytes each, or one by one. Then lanes are 16 bytes apart, so that two share
@@ -53,6 +64,7 @@ inline void add_copies(Work& work, double bytes, double staged, int element_byte
 inline void add_output(Work& work, double elements, int element_bytes, bool vectors) {
   const double bytes = elements * (vectors ? element_bytes : 1.2 * kVectorBytes);
   work.l2_bytes += bytes, work.l1_bytes += bytes;
+  if (!vectors) work.instructions += elements * 5;
 }
 
 inline void add_outputs(Work& work, const PwConv2dParams& p, Layout layout, bool vectors = true) {
@@ -61,21 +73,6 @@ inline void add_outputs(Work& work, const PwConv2dParams& p, Layout layout, bool
   add_output(work, elements, bytes, vectors && are_vectors(p.y, p.y_stride, p.h, p.w, p.dtype, layout));
   if (p.residual == nullptr) return;
   add_output(work, elements, bytes, vectors && are_vectors(p.residual, p.residual_stride, p.h, p.w, p.dtype, layout));
-}
-
-// `slices` slices of K for `blocks` tiles whose operands come from memory, `stages` slices in flight at a time.
-template <class Tile>
-Work tile_work(double blocks, double slices, double dram_bytes, double y_bytes, bool vectors, int shared_bytes,
-               int stages) {
-  constexpr double kBytes = sizeof(typename Tile::T);
-  Work work = product_work<Tile>(blocks, slices, y_bytes / kBytes);
-  const double staged = blocks * slices * (Tile::kM + Tile::kN) * Tile::kSlice * kBytes;
-  add_copies(work, staged, staged, sizeof(typename Tile::T), vectors);
-  work.shared_bytes = shared_bytes;
-  work.dram_bytes = dram_bytes;
-  work.l2_bytes += y_bytes, work.l1_bytes += y_bytes;
-  work.round_trips = 1 + slices / stages;
-  return work;
 }
 
 template <class Count>

@@ -129,4 +129,16 @@ __device__ inline void mma<float>(float* sums, const uint32_t (&a)[4], uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// copy_async of a whole vector, or of none: a predicate, where a number of elements takes five instructions.
+template <class T>
+__device__ void copy_vector_async(T* to, const T* from, bool exists) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(exists ? kVectorBytes : 0)
+               : "memory");
+#else
+  *reinterpret_cast<uint4*>(to) = exists ? *reinterpret_cast<const uint4*>(from) : uint4{};
+#endif
+}
+
 }  // namespace mbv1::cuda

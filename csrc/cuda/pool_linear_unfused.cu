@@ -25,7 +25,7 @@ constexpr int kBatch = 8;  // loads of a thread at a time
 template <class T>
 __global__ void __launch_bounds__(kThreads) pool_nhwc_kernel(PoolLinearParams p, int64_t channel_groups) {
   constexpr int kVec = kVectorSize<T>, kChannels = kVectors * kVec;
-  __shared__ float partial[kPixelThreads][kChannels];
+  __shared__ __align__(kVectorBytes) float partial[kPixelThreads][kChannels];
   const DivMod block = divmod(blockIdx.x, channel_groups);
   const int64_t first_channel = block.remainder * kChannels;
   const int vector = threadIdx.x % kVectors, first_pixel = threadIdx.x / kVectors;
@@ -48,7 +48,10 @@ __global__ void __launch_bounds__(kThreads) pool_nhwc_kernel(PoolLinearParams p,
     }
   }
 #pragma unroll
-  for (int v = 0; v < kVec; ++v) partial[first_pixel][vector * kVec + v] = sums[v];
+  for (int v = 0; v < kVec; v += 4) {
+    const Pack<float, 4> four{sums[v], sums[v + 1], sums[v + 2], sums[v + 3]};
+    store_pack(&partial[first_pixel][vector * kVec + v], four);
+  }
   __syncthreads();
   if (threadIdx.x >= kChannels || first_channel + threadIdx.x >= p.channels) return;
   float sum = 0.f;
@@ -217,39 +220,71 @@ bool matches_means(const PoolLinearParams& p) {
   return is_dense_nchw(p.x, p.x_stride, p.channels, p.h, p.w) && p.h * p.w < kMaxPlaneBytes / 4;
 }
 
+// Cycles of the banks of shared memory in which a warp of pool_nchw_kernel reads an element a lane: its planes are
+// h * w elements apart.
+int plane_wavefronts(const PoolLinearParams& p) {
+  constexpr int kBanks = 32, kBankBytes = 4;
+  const int64_t size = kVectorBytes / vector_size(p.dtype);
+  int in_bank[kBanks] = {};
+  int64_t last = -1;
+  for (int lane = 0; lane < 32; ++lane) {
+    const int64_t word = (lane / kPlaneThreads * p.h * p.w + lane % kPlaneThreads) * size / kBankBytes;
+    if (word != last) ++in_bank[word % kBanks];
+    last = word;
+  }
+  return *std::max_element(in_bank, in_bank + kBanks);
+}
+
 template <bool kChannelsLast>
 Work work_means(const PoolLinearParams& p) {
   const double bytes = element_bytes(p.dtype), elements = 1.0 * p.batch * p.channels * p.h * p.w;
-  const double means = 1.0 * p.batch * p.channels;
+  const double means = 1.0 * p.batch * p.channels, pixels = static_cast<double>(p.h * p.w);
+  const double converted = conversions(p.dtype), vectors = elements / vector_size(p.dtype);
   Work work{};
   work.blocks = pool_blocks<kChannelsLast>(p);
   work.threads = kThreads, work.registers = kChannelsLast ? 60 : 30;
   work.shared_bytes = kChannelsLast ? kPixelThreads * kVectors * vector_size(p.dtype) * 4 : planes_bytes(p);
   work.dram_bytes = work.l2_bytes = elements * bytes + means * 4;
-  work.l1_bytes =
-      elements * (kChannelsLast ? bytes : bytes + 4) + means * 4 * (kChannelsLast ? 2 * kPixelThreads : 1);
-  work.ffma = elements;
-  work.instructions = elements * (kChannelsLast ? (bytes == 2 ? 2.2 : 1.5) : 5) + means * 40;
-  work.round_trips = kChannelsLast ? static_cast<double>(ceil_div(p.h * p.w, kBatch * kPixelThreads)) : 1.0;
+  work.l1_bytes = elements * bytes + means * 4;
+  if (kChannelsLast) {
+    // A thread sums a vector of channels over its pixels, kBatch loads at a time whether or not all are there, and
+    // leaves what the threads of the mean's channel then read.
+    const double rounds = std::ceil(pixels / (kBatch * kPixelThreads));
+    const double threads = means / vector_size(p.dtype) * kPixelThreads;
+    work.l1_bytes += kPixelThreads * means * 4 * (vector_size(p.dtype) / 4 + 1);  // stores are a vector apart
+    work.instructions = threads * rounds * kBatch * (8 + vector_size(p.dtype) * (1 + converted)) + threads * 30 +
+                        means * 40 + work.blocks * kThreads * 30.;
+    work.round_trips = rounds;
+  } else {
+    // Copies are written to shared memory, where kPlaneThreads read a plane.
+    const double reads = means * kPlaneThreads / 32 * std::ceil(pixels / kPlaneThreads);  // of a warp
+    work.l1_bytes += elements * bytes + reads * plane_wavefronts(p) * 128;
+    work.instructions = vectors * 22 + elements * (4.5 + converted) + work.blocks * kThreads * 60.;
+    work.round_trips = 1;
+  }
   return work;
 }
 
 std::vector<Work> further_means(const PoolLinearParams& p) {
+  constexpr double kSector = 32, kMean = 4;
   const LinearGrid grid = linear_grid(p);
-  const double bytes = element_bytes(p.dtype), means = 1.0 * p.batch * p.channels * 4;
+  const double bytes = element_bytes(p.dtype), means = 1.0 * p.batch * p.channels * kMean;
   const double weights = 1.0 * p.out_features * p.channels, y = 1.0 * p.batch * p.out_features;
   const double image_tiles = static_cast<double>(ceil_div(p.batch, grid.images));
-  const double warps = grid.blocks * (kThreads / 32.0), sums = grid.images * grid.features;
+  const double warps = image_tiles * ceil_div(p.out_features, grid.features), sums = grid.images * grid.features;
   Work work{};
   work.blocks = grid.blocks;
   work.threads = kThreads, work.registers = sums == 32 ? 168 : sums == 8 ? 116 : 64, work.shared_bytes = 0;
   work.dram_bytes = (weights + p.out_features + y) * bytes + means;
-  // A block reads the means of its images once from L2, its warps from L1.
-  work.l2_bytes = (weights * image_tiles + y) * bytes + grid.blocks * (means / p.batch) * grid.images;
-  work.l1_bytes = (weights * image_tiles + y) * bytes + warps * (means / p.batch) * grid.images;
+  // A block reads the means of its images and its biases once from L2, its warps from L1: the means 16 bytes a lane,
+  // which with vectors of 8 channels is half a sector each time. A warp's outputs lie in a sector for each image.
+  const double once = weights * image_tiles * bytes + warps * grid.images * kSector;
+  const double block_means = 1.0 * p.channels * grid.images * kMean;
+  work.l2_bytes = once + grid.blocks * (block_means + kSector);
+  work.l1_bytes = once + warps * (block_means * vector_size(p.dtype) / 4 + kSector);
   work.ffma = warps * p.channels * sums;
   work.instructions = work.ffma * (1 + 0.3 / grid.features) +
-                      warps * p.channels * grid.features * (bytes == 2 ? 1 : 0) + warps * 32 * (sums * 4 + 100);
+                      warps * p.channels * grid.features * conversions(p.dtype) + warps * 32 * (sums * 4 + 50);
   work.round_trips = sums == 1 ? 1.0 : std::max(1.0, p.channels / (32.0 * vector_size(p.dtype)));
   return {work};
 }

@@ -39,6 +39,8 @@ Work work_as(const PwConv2dParams& p) {
   add_outputs(work, p, kLayout);
   work.l1_bytes += work.blocks * Tile::kPixels * 56.;  // where the pixels lie, which single elements ask each time
   if (edges > 0) work.l1_bytes += multiplied / kBytes * Tile::kPixels * 12;
+  // Of a thread once, and of a pixel: where it lies in x, in y and in the residual.
+  work.instructions += 1.0 * work.blocks * (Tile::kThreads * 130 + Tile::kPixels * 150);
   work.round_trips = 2 + (rounds - 1) / (Traits::kStages - 1);
   return work;
 }

@@ -30,26 +30,27 @@ class ColumnCopies {
     offset_ = offset + pixel_;
   }
 
-  __device__ void copy(T* tile, int64_t first_k, int64_t k_left, int64_t /*pixels_left*/) const {
-    // A tile starts at a multiple of the vector size, so a vector lies inside or outside as a whole.
-    const int64_t first = offset_[0];
+  __device__ void copy(T* tile, int64_t first_k, int k_left, int /*pixels_left*/) const {
+    const T* x_channel = x_ + (first_k + k_) * stride_c_;
+    T* to = tile + k_ * Tile::kColumnPitch + pixel_;
+    if (vectors_) {
+      // A tile starts at a multiple of the vector size, so a vector lies inside or outside as a whole.
+      const int64_t first = offset_[0];
+      if (first >= 0) x_channel += first;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const int k = k_ + i * kStep;
-      T* to = tile + k * Tile::kColumnPitch + pixel_;
-      const T* x_channel = x_ + (first_k + k) * stride_c_;
-      const bool exists = k < k_left;
-      if (vectors_) {
-        const bool whole = exists && first >= 0;
-        copy_async(to, whole ? x_channel + first : x_, whole ? Tile::kVec : 0);
-      } else {
-        Pack<T, Tile::kVec> pack;
-#pragma unroll
-        for (int v = 0; v < Tile::kVec; ++v) {
-          pack[v] = exists && offset_[v] >= 0 ? x_channel[offset_[v]] : from_float<T>(0.f);
-        }
-        store_pack(to, pack);
+      for (int i = 0; i < kCount; ++i, x_channel += kStep * stride_c_) {
+        copy_vector_async(to + i * kStep * Tile::kColumnPitch, x_channel, first >= 0 && k_ + i * kStep < k_left);
       }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i, x_channel += kStep * stride_c_) {
+      Pack<T, Tile::kVec> pack;
+#pragma unroll
+      for (int v = 0; v < Tile::kVec; ++v) {
+        pack[v] = k_ + i * kStep < k_left && offset_[v] >= 0 ? x_channel[offset_[v]] : from_float<T>(0.f);
+      }
+      store_pack(to + i * kStep * Tile::kColumnPitch, pack);
     }
   }
 
@@ -75,7 +76,8 @@ __global__ void __launch_bounds__(PwTraits<T, kTf32, kLayout, Shape>::Tile::kThr
   // The blocks that share a tile of pixels run side by side, so that x comes from memory once.
   const DivMod block = divmod(blockIdx.x, output_tiles);
   const int64_t first_pixel = block.quotient * Tile::kPixels, first_output = block.remainder * Tile::kOutputs;
-  const int64_t pixels_left = output.pixels - first_pixel, outputs_left = p.out_channels - first_output;
+  const int pixels_left = at_most(output.pixels - first_pixel, Tile::kPixels);
+  const int outputs_left = at_most(p.out_channels - first_output, Tile::kOutputs);
   for (int i = threadIdx.x; i < Tile::kPixels; i += Tile::kThreads) {
     x_offset[i] = pixel_offset(first_pixel + i, output, p.x_stride);
   }
@@ -85,14 +87,15 @@ __global__ void __launch_bounds__(PwTraits<T, kTf32, kLayout, Shape>::Tile::kThr
 
   const auto pixel_copies = [&] {
     if constexpr (Tile::kIsNhwc) {
-      return RowCopies<Tile, Tile::kPixels>(p.x, p.x_stride.c, vectors.x, pixels_left,
-                                            [&](int i) { return x_offset[i]; });
+      return RowCopies<Tile, Tile::kPixels, false>(p.x, p.x_stride.c, vectors.x, pixels_left,
+                                                   [&](int i) { return x_offset[i]; });
     } else {
       return ColumnCopies<Tile>(p.x, p.x_stride.c, vectors.x, x_offset);
     }
   }();
-  const RowCopies<Tile, Tile::kOutputs> weight_copies(p.weight, p.weight_stride_k, vectors.weight, outputs_left,
-                                                      [&](int i) { return (first_output + i) * p.weight_stride_o; });
+  const RowCopies<Tile, Tile::kOutputs, true> weight_copies(
+      p.weight, p.weight_stride_k, vectors.weight, outputs_left,
+      [&](int i) { return (first_output + i) * p.weight_stride_o; });
   T* const stages = reinterpret_cast<T*>(memory) + Tile::group() * kStages * Traits::kStageElements;
   // Slices in turns: group g multiplies g, g + kGroups and so on; the last ones may lie past the end, as zeros.
   const int64_t rounds = (p.in_channels + Tile::kSlice * Tile::kGroups - 1) / (Tile::kSlice * Tile::kGroups);
@@ -101,8 +104,9 @@ __global__ void __launch_bounds__(PwTraits<T, kTf32, kLayout, Shape>::Tile::kThr
   const auto load = [&] {
     if (next_k < rounds * (Tile::kSlice * Tile::kGroups)) {
       T* stage = stages + next_stage * Traits::kStageElements;
-      pixel_copies.copy(stage, next_k, p.in_channels - next_k, pixels_left);
-      weight_copies.copy(stage + Tile::kPixelElements, next_k, p.in_channels - next_k, outputs_left);
+      const int k_left = at_most(p.in_channels - next_k, Tile::kSlice);
+      pixel_copies.copy(stage, next_k, k_left, pixels_left);
+      weight_copies.copy(stage + Tile::kPixelElements, next_k, k_left, outputs_left);
       next_k += Tile::kSlice * Tile::kGroups;
       next_stage = next_stage + 1 == kStages ? 0 : next_stage + 1;
     }

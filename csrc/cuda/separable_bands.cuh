@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32, Shape>::kThreads, BandTra
 
   const DivMod block = divmod(blockIdx.x, grid.output_tiles);
   const int64_t first_output = block.remainder * Tile::kOutputs;
-  const int64_t outputs_left = p.pw.out_channels - first_output;
+  const int outputs_left = at_most(p.pw.out_channels - first_output, Tile::kOutputs);
   const int channels = static_cast<int>(p.dw.channels);
   const Band band = Band::of<Traits::kKernel, kStride>(p.dw, grid, block.quotient);
   for (int i = threadIdx.x; i < Traits::kPixels; i += Traits::kThreads) {
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32, Shape>::kThreads, BandTra
   }
 
   const BandCopies<Traits, kStride> x_copies(p.dw, grid, band);
-  const RowCopies<Tile, Tile::kOutputs> weight_copies(
+  const RowCopies<Tile, Tile::kOutputs, true> weight_copies(
       p.pw.weight, p.pw.weight_stride_k, weight_vectors, outputs_left,
       [&](int i) { return (first_output + i) * p.pw.weight_stride_o; });
   int next_k = 0, next_stage = 0;

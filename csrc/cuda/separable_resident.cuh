@@ -110,16 +110,17 @@ __global__ void __launch_bounds__(Shape::kThreads, ResidentTraits<T, kTf32, kKer
   const int64_t first_output = first_tile * Tile::kOutputs;
 
   // Step by step through the slices of all tiles; group g has every kGroups-th slice.
-  const int64_t outputs_left = p.pw.out_channels - first_output;
-  const RowCopies<Tile, Tile::kOutputs> weight_copies(
-      p.pw.weight, p.pw.weight_stride_k, weight_vectors, outputs_left,
+  const int channels = static_cast<int>(p.dw.channels);
+  const int outputs_left = at_most(p.pw.out_channels - first_output, tiles * Tile::kOutputs);
+  const RowCopies<Tile, Tile::kOutputs, true> weight_copies(
+      p.pw.weight, p.pw.weight_stride_k, weight_vectors, Tile::kOutputs,
       [&](int i) { return (first_output + i) * p.pw.weight_stride_o; });
   T* const stages = ring + Tile::group() * kStages * Tile::kWeightElements;
   int next_tile = 0, next_k = Tile::group() * Tile::kSlice, next_stage = 0;
   const auto load = [&] {
     if (next_tile < tiles) {
-      const int64_t outputs = static_cast<int64_t>(next_tile) * Tile::kOutputs;
-      weight_copies.copy(stages + next_stage * Tile::kWeightElements, next_k, p.dw.channels - next_k,
+      const int outputs = next_tile * Tile::kOutputs;
+      weight_copies.copy(stages + next_stage * Tile::kWeightElements, next_k, channels - next_k,
                          outputs_left - outputs, outputs * p.pw.weight_stride_o);
       next_stage = next_stage + 1 == kStages ? 0 : next_stage + 1;
       next_k += kGroups * Tile::kSlice;

@@ -113,9 +113,10 @@ __global__ void __launch_bounds__(SlicesTraits<T, kTf32, kLayout, kKernel>::kThr
 
   const DivMod block = divmod(blockIdx.x, output_tiles);
   const int64_t first_pixel = block.quotient * Tile::kPixels, first_output = block.remainder * Tile::kOutputs;
-  const int64_t outputs_left = p.pw.out_channels - first_output, channels = p.dw.channels;
+  const int outputs_left = at_most(p.pw.out_channels - first_output, Tile::kOutputs);
+  const int64_t channels = p.dw.channels;
   places.fill(output, first_pixel);
-  const RowCopies<Tile, Tile::kOutputs> weight_copies(
+  const RowCopies<Tile, Tile::kOutputs, true> weight_copies(
       p.pw.weight, p.pw.weight_stride_k, weight_vectors, outputs_left,
       [&](int i) { return (first_output + i) * p.pw.weight_stride_o; });
   const DepthwisePixel<Traits, kKernel> pixel(p.dw, first_pixel, output.pixels);
@@ -124,7 +125,8 @@ __global__ void __launch_bounds__(SlicesTraits<T, kTf32, kLayout, kKernel>::kThr
 
   const auto load_weights = [&](int64_t first_k, int stage) {
     if (first_k < channels) {
-      weight_copies.copy(weight_stages + stage * Tile::kWeightElements, first_k, channels - first_k, outputs_left);
+      weight_copies.copy(weight_stages + stage * Tile::kWeightElements, first_k,
+                         at_most(channels - first_k, Tile::kSlice), outputs_left);
     }
     commit_async();
   };

@@ -52,14 +52,16 @@ struct Depthwise {
   double macs, loads, taps, stores;
 };
 
-inline void add_depthwise(Work& work, const Depthwise& dw, DType dtype, bool vectors) {
-  const double bytes = element_bytes(dtype);
-  work.l1_bytes += (dw.loads + dw.taps + dw.stores) * bytes;
+inline void add_depthwise(Work& work, const Depthwise& dw, double element_bytes) {
+  work.l1_bytes += (dw.loads + dw.taps + dw.stores) * element_bytes;
   work.ffma += dw.macs;
-  // FMA; conversions where x has 2 bytes; a load with its bounds and address; activation and rounding.
-  const double converted = bytes == 2 ? dw.loads + dw.taps : 0;
-  work.instructions +=
-      dw.macs + converted + (vectors ? dw.loads * bytes / kVectorBytes * 6 : dw.loads * 14) + dw.stores * 4;
+}
+
+// A block's depthwise weights, which its threads fetch one by one, and what finds each.
+inline void add_taps(Work& work, double taps, int element_bytes, double instructions) {
+  const double instructions_before = work.instructions;
+  add_copies(work, taps * element_bytes, taps * element_bytes, element_bytes, false);
+  work.instructions = instructions_before + taps * instructions;
 }
 
 // ---- design A ----
@@ -101,18 +103,23 @@ Work resident_work(const SeparableConv2dParams& p) {
   // A strip reads its weights anew for each row, and once its bias and where its row lies.
   const double window_rows_made = p.dw.batch * window_rows(p.dw) * channels * groups;
   const double strips = window_rows_made * grid.columns * grid.strips_per_row;
-  add_depthwise(work,
-                {.macs = strips * kKernel * kResidentStrip,
-                 .loads = window_rows_made * columns_of_strips(p.dw, grid),
-                 .taps = strips * kKernel + pixels / kResidentStrip * 2 * channels * groups,
-                 .stores = pixels * channels * groups},
-                p.dw.dtype, true);
-  const double tap_bytes = grid.blocks() * channels * (taps(w) + (p.dw.bias != nullptr)) * kBytes;
-  add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
+  const Depthwise dw{.macs = strips * kKernel * kResidentStrip,
+                     .loads = window_rows_made * columns_of_strips(p.dw, grid),
+                     .taps = strips * kKernel + pixels / kResidentStrip * 2 * channels * groups,
+                     .stores = pixels * channels * groups};
+  add_depthwise(work, dw, kBytes);
+  // Of a vector of channels of a strip: for each row its bounds, those and the loads of its inputs, and its weights;
+  // once its place and bias. Inputs are converted at each use. Then activation, rounding and stores.
+  const double inputs = (kResidentStrip - 1) * w.stride_w + kKernel;
+  work.instructions += dw.macs * (1 + conversions(p.dw.dtype)) + dw.taps * conversions(p.dw.dtype) +
+                       strips / Tile::kVec * (13 + inputs * 10 + kKernel * 3) +
+                       dw.stores / kResidentStrip / Tile::kVec * 26 + dw.stores * (3 + 18. / Tile::kVec);
+  add_taps(work, grid.blocks() * channels * (taps(w) + (p.dw.bias != nullptr)), sizeof(T), 36);
   add_copies(work, patches * outputs * channels * kBytes,
              patches * grid.output_tiles * Tile::kOutputs * grid.padded_k * kBytes, sizeof(T),
              weights_are_vectors(p.pw));
   add_outputs(work, p.pw, Layout::kNhwc);
+  work.instructions += 1.0 * work.blocks * (Tile::kThreads * 200 + Tile::kPixels * 120);
 
   // Taps, then rows of x for every strip of every group of channels; the weights arrive meanwhile, in the ring.
   const double strip_rounds =
@@ -183,8 +190,7 @@ Work bands_work(const SeparableConv2dParams& p) {
   add_copies(work, x_bytes * channels * grid.output_tiles, copies * kVectorBytes, sizeof(T), true);
   add_copies(work, tiles * outputs * channels * kBytes, staged * Tile::kOutputs * kBytes, sizeof(T),
              weights_are_vectors(p.pw));
-  const double tap_bytes = grid.blocks() * channels * (taps(w) + 1) * kBytes;
-  add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
+  add_taps(work, grid.blocks() * channels * (taps(w) + 1), sizeof(T), 7);
   add_outputs(work, p.pw, Layout::kNchw, grid.starts_with_vectors(p.dw.out_w, Tile::kVec));
   // For its pixels of a channel a warp reads three words a lane of each row, and the row's taps, 16 bytes a lane in
   // four wavefronts; then it stores them.
@@ -204,12 +210,10 @@ Work bands_work(const SeparableConv2dParams& p) {
       kWavefront;
   const double macs = made_pixels * made * taps(w);
   work.ffma += macs;
-  // A thread prepares itself once and for each slice, with a row of its taps and the addresses of the products.
   // A word is a load, its condition, its address and conversions.
-  const double word = (5 + 2 * std::min(grid.columns, 2)) * (kBytes == 2 ? 1.6 : 1);
-  const double slice = 60 + (kIsFma<T, kTf32> ? 0 : 185);
+  const double word = (5 + 2 * std::min(grid.columns, 2)) * (1 + 0.6 * conversions(p.dw.dtype));
   work.instructions += macs + made_pixels / grid.columns * made * kWords * w.kernel_h * word + copies * 31 +
-                       1.0 * grid.blocks() * Traits::kThreads * (860 + slices * slice);
+                       1.0 * grid.blocks() * Traits::kThreads * 150;
   work.round_trips = 1 + std::ceil(slices / (grid.stages - 1));
   return work;
 }
@@ -246,7 +250,7 @@ inline void add_depthwise_nchw(Work& work, const DwConv2dParams& p, double tiles
                    made / kWarp * std::max(kWavefront, kWarp * bytes);
   work.ffma += taps_inside * planes;
   // A load, its address and condition, and, of 2 bytes, conversions; bounds and addresses of a tap for all channels.
-  work.instructions += taps_inside * planes * (1 + 9 + 30 / size + (bytes == 2 ? 2 : 0)) + made * 6;
+  work.instructions += taps_inside * planes * (1 + 9 + 30 / size + 2 * conversions(p.dtype)) + made * 6;
 }
 
 template <class T, bool kTf32, Layout kLayout, int kKernel>
@@ -271,13 +275,15 @@ Work slices_work(const SeparableConv2dParams& p) {
     work.l2_bytes = pixel_tiles * output_tiles * in_rows * run * channels * kBytes;
     const bool x_vectors = channels_are_vectors(p.dw.x, p.dw.x_stride, p.dw.dtype);
     const double macs = middle * taps(w);
-    add_depthwise(work, {.macs = macs, .loads = macs, .taps = macs, .stores = middle}, p.dw.dtype, x_vectors);
+    add_depthwise(work, {.macs = macs, .loads = macs, .taps = macs, .stores = middle}, kBytes);
+    // Of a tap of a vector of channels its bounds and addresses; then bias, activation and rounding.
+    work.instructions += macs * (1 + 2 * conversions(p.dw.dtype) + (x_vectors ? 24. / Tile::kVec : 14)) +
+                         middle * 13 + 1.0 * work.blocks * Tile::kThreads * 250;
   } else {
     add_depthwise_nchw(work, p.dw, pixel_tiles, Tile::kPixels, output_tiles);
-    work.instructions += 1.0 * work.blocks * Tile::kThreads * (150 + slices * 80);  // of a thread, once and a slice
+    work.instructions += 1.0 * work.blocks * Tile::kThreads * 250;
   }
-  const double tap_bytes = work.blocks * channels * taps(w) * kBytes;
-  add_copies(work, tap_bytes, tap_bytes, sizeof(T), false);
+  add_taps(work, work.blocks * channels * taps(w), sizeof(T), 27);
   add_copies(work, pixel_tiles * outputs * channels * kBytes,
              work.blocks * slices * Tile::kSlice * Tile::kOutputs * kBytes, sizeof(T), weights_are_vectors(p.pw));
   add_outputs(work, p.pw, kLayout);

@@ -10,6 +10,9 @@ namespace mbv1::cuda {
 
 inline double element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
+// Instructions that convert an element to float32. PTX moves a bfloat16 to where a float32 has its upper half.
+inline double conversions(DType dtype) { return dtype == DType::kFloat16 ? 1 : 0; }
+
 // Distinct elements of a tensor, of which a dimension of stride 0 holds one.
 inline double distinct(const Strides4& stride, int64_t n, int64_t c, int64_t h, int64_t w) {
   double count = 1;

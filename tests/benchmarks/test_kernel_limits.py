@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Any
 
@@ -48,18 +47,15 @@ def test_no_limit_is_left_out() -> None:
     assert {f.limit for f in _findings()} == set(LIMITS)
 
 
-#: Ops whose kernels' accounts of their work are not yet within the tolerance everywhere. The list can only shrink.
-INEXACT = {
-    "launch": set(),
-    "dram_bytes": set(),
-    "l2_bytes": set(),
-    "l1_bytes": {"pool_linear"},
-    "ffma": {"pool_linear"},
-    "mma_flops": set(),
-}
-
 #: How far a kernel's own account of its work (csrc/cuda) may be from what is counted.
-TOLERANCES = {"dram_bytes": 0.05, "l2_bytes": 0.2, "l1_bytes": 0.25, "ffma": 0.1, "mma_flops": 0.1}
+TOLERANCES = {
+    "dram_bytes": 0.05,
+    "l2_bytes": 0.2,
+    "l1_bytes": 0.25,
+    "ffma": 0.1,
+    "mma_flops": 0.1,
+    "instructions": 0.2,
+}
 
 
 def _done(launch: dict[str, Any]) -> dict[str, float]:
@@ -73,6 +69,7 @@ def _done(launch: dict[str, Any]) -> dict[str, float]:
         "ffma": launch["instructions"]["fma"] + launch["instructions"]["packed"],
         # m16n8k16, or m16n8k8 of TF32, which counts twice: 4096 FLOPs by 32 lanes.
         "mma_flops": 128 * launch["instructions"]["mma"],
+        "instructions": sum(count for kind, count in launch["instructions"].items() if kind != "move"),
     }
 
 
@@ -95,5 +92,4 @@ def test_kernels_account_for_their_work(member: str) -> None:
             told, counted = work[member], _done(launch)[member]
             if abs(told - counted) > TOLERANCES[member] * max(told, counted):
                 wrong.append(f"{subject}: told {told:.4g}, counted {counted:.4g}")
-    ops = {re.match(r"(dwconv2d|pwconv2d|separable_conv2d|stem_conv2d|pool_linear)_", text)[1] for text in wrong}
-    assert ops == INEXACT[member], "\n".join(wrong)
+    assert not wrong, "\n".join(wrong)
