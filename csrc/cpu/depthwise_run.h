@@ -106,20 +106,20 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
     if (p.end - p.begin == 3 && (kMap || (begin <= 0 && (kRun - 1) * kS + kK <= end))) {
       // Without a loop over the rows, which would cost as much as their loads.
       const int64_t second = next(p.first_slot);
-      const T *top = x + p.first_slot * p.row_size, *middle = x + second * p.row_size;
-      const T* bottom = x + next(second) * p.row_size;
+      const T* const rows[] = {x + p.first_slot * p.row_size, x + second * p.row_size, x + next(second) * p.row_size};
       for (int64_t row = 0; row < p.count; ++row) {
         const int64_t* place = offsets + row * p.out_step;
         const A *taps = p.taps + p.begin * kK * tap_step, *bias = p.bias;
         D* to = y;
         int64_t at = row * p.in_step;
-        for (int64_t i = 0; i < count; ++i) {
+        for (int64_t run = 0; run < count; ++run) {
           V sums[kRun];
           repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
           const auto all = [](auto) MBV1_LAMBDA { return true; };
-          add_taps<kK, kS>(top + at, pixel, taps, tap_step, all, sums);
-          add_taps<kK, kS>(middle + at, pixel, taps + kK * tap_step, tap_step, all, sums);
-          add_taps<kK, kS>(bottom + at, pixel, taps + 2 * kK * tap_step, tap_step, all, sums);
+          MBV1_UNROLL(3)
+          for (int i = 0; i < 3; ++i) {
+            add_taps<kK, kS>(rows[i] + at, pixel, taps + i * kK * tap_step, tap_step, all, sums);
+          }
           store_run(p, sums, to, place, kMap ? 1 : step);
           at += next_x, place += next_place, to += next_y, taps += next_taps, bias += next_taps;
         }

@@ -15,6 +15,14 @@
 #define MBV1_INLINE inline __attribute__((always_inline))
 #define MBV1_LAMBDA __attribute__((always_inline))
 
+// Unrolled loops take sanitizers minutes to compile, and need no speed there.
+#if defined(__SANITIZE_ADDRESS__)
+#define MBV1_UNROLL(n)
+#else
+#define MBV1_PRAGMA(text) _Pragma(#text)
+#define MBV1_UNROLL(n) MBV1_PRAGMA(GCC unroll n)
+#endif
+
 namespace mbv1::cpu {
 namespace {
 
