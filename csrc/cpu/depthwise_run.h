@@ -24,6 +24,13 @@ struct DwRow {
   Window window;
   Activation activation;
   bool bf16_products = has_bf16_products();
+
+  // The input row that the next kernel row reads.
+  int64_t below(int64_t slot) const {
+    slot += window.dilation_h;
+    while (slot >= rows) slot -= rows;
+    return slot;
+  }
 };
 
 // Sums that are made side by side: with the weights of a kernel row they fill 32 or 16 registers.
@@ -75,6 +82,64 @@ MBV1_INLINE void store_run(const DwRow<T>& p, const typename Vec<Acc<T>>::Type (
   }
 }
 
+// The windows' columns from tap to tap and from output to output, and those that exist, counted from the first one.
+template <class T, int kK, bool kMap>
+struct Columns {
+  int64_t dilation, stride, pixel, begin, end;
+  bool dense;
+
+  Columns(const DwRow<T>& p, int64_t step)
+      : dilation(p.window.dilation_w),
+        stride(step * p.window.stride_w),
+        pixel(kMap ? kLanes<Acc<T>> : p.pixel * dilation),
+        dense(kK > 0 || stride == dilation) {
+    begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
+    end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
+  }
+};
+
+// One run, any of whose rows and columns may be missing.
+template <class T, class D, int kK, int kS, bool kMap, int kRun>
+void depthwise_any_run(const DwRow<T>& p, const Columns<T, kK, kMap>& columns, const T* x, D* y, const int64_t* place,
+                       int64_t step, const Acc<T>* all_taps, const Acc<T>* bias) {
+  using V = typename Vec<Acc<T>>::Type;
+  const int64_t dilation = columns.dilation, stride = columns.stride, pixel = columns.pixel, tap_step = p.tap_step;
+  const int64_t begin = columns.begin, end = columns.end;
+  const bool dense = columns.dense;
+  V sums[kRun];
+  repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
+  int64_t slot = p.first_slot;
+  for (int64_t i = p.begin; i < p.end; ++i, slot = p.below(slot)) {
+    const T* row = x + slot * p.row_size;
+    const Acc<T>* taps = all_taps + i * p.window.kernel_w * tap_step;
+    if constexpr (kK > 0) {
+      const auto exists = [&](auto column) MBV1_LAMBDA {
+        if constexpr (kMap || (column >= kK - 1 && column <= (kRun - 1) * kS)) return true;
+        return column >= begin && column < end;
+      };
+      add_taps<kK, kS>(row, pixel, taps, tap_step, exists, sums);
+    } else {
+      int64_t j = 0;
+      for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
+        const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
+        add_taps<kAnyTaps, 1>(row + j * pixel, pixel, taps + j * tap_step, tap_step, exists, sums);
+      }
+      for (; j < p.window.kernel_w; ++j) {
+        const auto add = [&](const auto& exists) MBV1_LAMBDA {
+          add_taps<1, 1>(row + j * pixel, p.pixel * stride, taps + j * tap_step, tap_step, exists, sums);
+        };
+        const int64_t first = dense ? j : j * dilation, step_of = dense ? 1 : stride;
+        if (first >= begin && first + (kRun - 1) * step_of < end) {
+          add([](auto) MBV1_LAMBDA { return true; });
+        } else {
+          add([&](auto r) MBV1_LAMBDA { return first + r * step_of >= begin && first + r * step_of < end; });
+        }
+      }
+    }
+  }
+  store_run(p, sums, y, place, step);
+}
+
 // `count` runs, one behind the other or block by block, of kRun outputs `step` apart. The first one's window begins
 // at x, and it goes to y[offsets[0]], y[offsets[step]] … D is T, or what the product takes as its left factor, which
 // gets the values that a tensor would hold. kK is the kernel's width, and kS the stride in columns of the window,
@@ -86,27 +151,17 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
   constexpr int kL = kLanes<A>;
-  const auto next = [&](int64_t slot) {
-    slot += p.window.dilation_h;
-    while (slot >= p.rows) slot -= p.rows;
-    return slot;
-  };
-  // From tap to tap, and from output to output.
-  const int64_t dilation = p.window.dilation_w, stride = step * p.window.stride_w;
-  const int64_t pixel = kMap ? kL : p.pixel * dilation;
-  const bool dense = kK > 0 || stride == dilation;
-  const int64_t begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
-  const int64_t end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
+  const Columns<T, kK, kMap> columns(p, step);
   // From run to run.
   const bool by_blocks = !kMap && p.by_blocks;
-  const int64_t next_x = by_blocks ? kL : kRun * stride * (kMap ? kL : p.pixel);
+  const int64_t next_x = by_blocks ? kL : kRun * columns.stride * (kMap ? kL : p.pixel);
   const int64_t next_y = by_blocks ? kL * p.channel_step : 0, next_place = by_blocks ? 0 : kRun * step;
   const int64_t next_taps = by_blocks ? kL : 0, tap_step = p.tap_step;
   if constexpr (kK == 3) {
-    if (p.end - p.begin == 3 && (kMap || (begin <= 0 && (kRun - 1) * kS + kK <= end))) {
+    if (p.end - p.begin == 3 && (kMap || (columns.begin <= 0 && (kRun - 1) * kS + kK <= columns.end))) {
       // Without a loop over the rows, which would cost as much as their loads.
-      const int64_t second = next(p.first_slot);
-      const T* const rows[] = {x + p.first_slot * p.row_size, x + second * p.row_size, x + next(second) * p.row_size};
+      const int64_t second = p.below(p.first_slot), third = p.below(second);
+      const T* const rows[] = {x + p.first_slot * p.row_size, x + second * p.row_size, x + third * p.row_size};
       for (int64_t row = 0; row < p.count; ++row) {
         const int64_t* place = offsets + row * p.out_step;
         const A *taps = p.taps + p.begin * kK * tap_step, *bias = p.bias;
@@ -118,7 +173,7 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
           const auto all = [](auto) MBV1_LAMBDA { return true; };
           MBV1_UNROLL(3)
           for (int i = 0; i < 3; ++i) {
-            add_taps<kK, kS>(rows[i] + at, pixel, taps + i * kK * tap_step, tap_step, all, sums);
+            add_taps<kK, kS>(rows[i] + at, kMap ? kL : columns.pixel, taps + i * kK * tap_step, tap_step, all, sums);
           }
           store_run(p, sums, to, place, kMap ? 1 : step);
           at += next_x, place += next_place, to += next_y, taps += next_taps, bias += next_taps;
@@ -127,44 +182,11 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
       return;
     }
   }
-  const auto make_run = [&](const T* x, D* y, const int64_t* place, const A* all_taps, const A* bias) MBV1_LAMBDA {
-    V sums[kRun];
-    repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
-    int64_t slot = p.first_slot;
-    for (int64_t i = p.begin; i < p.end; ++i, slot = next(slot)) {
-      const T* row = x + slot * p.row_size;
-      const A* taps = all_taps + i * p.window.kernel_w * tap_step;
-      if constexpr (kK > 0) {
-        const auto exists = [&](auto column) MBV1_LAMBDA {
-          if constexpr (kMap || (column >= kK - 1 && column <= (kRun - 1) * kS)) return true;
-          return column >= begin && column < end;
-        };
-        add_taps<kK, kS>(row, pixel, taps, tap_step, exists, sums);
-      } else {
-        int64_t j = 0;
-        for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
-          const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
-          add_taps<kAnyTaps, 1>(row + j * pixel, pixel, taps + j * tap_step, tap_step, exists, sums);
-        }
-        for (; j < p.window.kernel_w; ++j) {
-          const auto add = [&](const auto& exists) MBV1_LAMBDA {
-            add_taps<1, 1>(row + j * pixel, p.pixel * stride, taps + j * tap_step, tap_step, exists, sums);
-          };
-          const int64_t first = dense ? j : j * dilation, step_of = dense ? 1 : stride;
-          if (first >= begin && first + (kRun - 1) * step_of < end) {
-            add([](auto) MBV1_LAMBDA { return true; });
-          } else {
-            add([&](auto r) MBV1_LAMBDA { return first + r * step_of >= begin && first + r * step_of < end; });
-          }
-        }
-      }
-    }
-    store_run(p, sums, y, place, step);
-  };
   for (int64_t row = 0; row < p.count; ++row, x += p.in_step, offsets += p.out_step) {
     for (int64_t i = 0; i < count; ++i) {
-      make_run(x + i * next_x, y + i * next_y, offsets + i * next_place, p.taps + i * next_taps,
-               p.bias + i * next_taps);
+      depthwise_any_run<T, D, kK, kS, kMap, kRun>(p, columns, x + i * next_x, y + i * next_y,
+                                                  offsets + i * next_place, step, p.taps + i * next_taps,
+                                                  p.bias + i * next_taps);
     }
   }
 }
