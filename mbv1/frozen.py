@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mbv1_kernels.chain import in_huge_pages
+
 from .blocks import Conv2d
 from .folded import FoldedLayers
 from .folding import fold_conv_bn
@@ -61,7 +63,10 @@ class Frozen(nn.Module):
         if ready is None or ready.modules is not self._modules:  # a replica's
             convs, fc = list(self.convs), self.fc
             layers = FoldedLayers(convs, [(conv.weight, conv.bias) for conv in convs], self.activation, keep=keep)
-            ready = _Ready(self._modules, layers, (fc.weight, fc.bias) if type(fc) is nn.Linear else None)
+            head = None
+            if type(fc) is nn.Linear:
+                head = (in_huge_pages(fc.weight) if keep and fc.weight.is_cpu else fc.weight, fc.bias)
+            ready = _Ready(self._modules, layers, head)
             if keep:
                 self._kept = ready
         return ready

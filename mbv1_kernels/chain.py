@@ -59,9 +59,9 @@ class Chain:
                     raise RuntimeError(
                         f"mbv1::chain: activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}"
                     )
-        self._packed = [
-            torch.ops.mbv1.chain_pack(*(t.detach() if t is not None else None for t in layer)) for layer in layers
-        ]
+        self._packed = torch.ops.mbv1.in_huge_pages(
+            [torch.ops.mbv1.chain_pack(*(t.detach() if t is not None else None for t in layer)) for layer in layers]
+        )
         self._fixed = [
             ([int(k) for k in (weight if dw is None else dw).shape[2:]], int(weight.shape[0]), pair)
             for (dw, _, weight, _), pair in zip(layers, activations, strict=True)
@@ -87,10 +87,20 @@ class Chain:
         return _RUN(x, self._packed, numbers, weight, bias)
 
 
+def in_huge_pages(weight: Tensor) -> Tensor:
+    """A contiguous copy on the CPU, for which the system makes huge pages if it has them.
+
+    Every call takes less time to read several megabytes of them.
+    """
+    data = weight.detach().contiguous()
+    copy: Tensor = torch.ops.mbv1.in_huge_pages([data.view(-1).view(torch.uint8)])
+    return copy.view(data.dtype).view(data.shape)
+
+
 @torch.library.register_fake("mbv1::chain")
 def _fake(
     x: Tensor,
-    packed: Sequence[Tensor],
+    packed: Tensor,
     layers: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,

@@ -225,6 +225,7 @@ CASES: tuple[Case, ...] = (
     _stem((1, 1, 28, 28), 5, 10, padding=2, activation="silu", bias=False),
     _stem((1, 4, 9, 1), 3, 33, padding=1, activation="hardswish"),
     _stem((1, 12, 6, 7), (1, 2), 5, weights="sliced"),
+    _stem((1, 1, 16, 33), (3, 1), 20, activation="relu"),
     _stem((1, 3, 1, 1), 7, 100, padding=3, activation="relu"),
     # The net's window: tiles of which the last is not full, groups of channels of which the last is not full, all
     # paddings, no tile that lies inside x, and more tiles than a device holds at once.

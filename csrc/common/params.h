@@ -105,9 +105,6 @@ struct ChainStage {
   Window window;
   Activation dw_activation, activation;
   bool separable;
-
-  // The inner dimension of its matrix product.
-  int64_t depth() const { return separable ? in_channels : in_channels * window.kernel_h * window.kernel_w; }
 };
 
 constexpr int64_t kMaxStages = 64;

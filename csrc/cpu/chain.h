@@ -14,7 +14,7 @@ namespace mbv1::cpu {
 namespace {
 
 // What the rows and weights of a group may take of the second-level cache.
-constexpr int64_t kGroupBytes = 768 * 1024;
+constexpr int64_t kGroupBytes = 896 * 1024;
 // A feature map that stays in the cache anyway: not worth reading the weights once a band for.
 constexpr int64_t kSmallMapBytes = 256 * 1024;
 // A feature map that does not stay in the second-level cache until the next layer reads it.
@@ -96,7 +96,7 @@ class Chain {
   }
 
   int64_t weight_bytes(int64_t s) const {
-    return layers[s].weights.panel_count * panel_elements<A>(layers[s].stage.depth()) *
+    return layers[s].weights.panel_count * panel_elements<A>(depth_of<E>(layers[s].stage)) *
            static_cast<int64_t>(sizeof(E));
   }
 
@@ -120,7 +120,7 @@ class Chain {
 
   void set_step(int64_t s, bool banded) {
     const ChainStage& g = layers[s].stage;
-    const int64_t fitting = kTileBytes / (g.depth() * g.out_w * static_cast<int64_t>(sizeof(E)));
+    const int64_t fitting = kTileBytes / (depth_of<E>(g) * g.out_w * static_cast<int64_t>(sizeof(E)));
     const int64_t wanted = banded ? divide_up(kBandPixels, g.out_w) : fitting;
     layers[s].step = larger<int64_t>(1, smaller(g.out_h, smaller(fitting, wanted)));
   }

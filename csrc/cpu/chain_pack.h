@@ -25,6 +25,12 @@ struct Parts {
   }
 };
 
+// The inner dimension of a layer's matrix product.
+template <class E>
+int64_t depth_of(const ChainStage& s) {
+  return s.separable ? s.in_channels : stem_depth<E>(s.window, s.in_channels);
+}
+
 template <class T, class E>
 struct PackedStage {
   using A = Acc<T>;
@@ -41,7 +47,7 @@ struct PackedStage {
         s.separable ? parts.take<A>(int64_t{s.window.kernel_h} * s.window.kernel_w * dw.channel_stride) : nullptr;
     dw.bias = s.separable ? parts.take<A>(padded_bias<T>(s.in_channels)) : nullptr;
     panel_count = divide_up(s.out_channels, Tile<A>::kCols);
-    panels = parts.take<E>(panel_count * panel_elements<A>(s.depth()));
+    panels = parts.take<E>(panel_count * panel_elements<A>(depth_of<E>(s)));
     bias = parts.take<A>(padded_bias<T>(s.out_channels));
     bytes = parts.bytes;
   }
@@ -63,7 +69,8 @@ void pack_stage(const ChainStage& s, const SeparableConv2dParams& w, const Threa
     stem.in_channels = s.in_channels, stem.window = s.window;
     stem.weight_stride_c = w.pw.weight_stride_k;
     stem.weight_stride_h = w.dw.weight_stride_h, stem.weight_stride_w = w.dw.weight_stride_w;
-    pack_panels(threads, weight, weight_offset(stem), w.pw.weight_stride_o, s.depth(), s.out_channels, packed.panels);
+    pack_panels(threads, weight, weight_offset<E>(stem), w.pw.weight_stride_o, depth_of<E>(s), s.out_channels,
+                packed.panels);
   }
   fill_bias<T>(w.pw.bias, w.pw.bias_stride, s.out_channels, padded_bias<T>(s.out_channels), packed.bias);
 }

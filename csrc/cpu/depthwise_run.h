@@ -65,11 +65,14 @@ MBV1_INLINE void store_run(const DwRow<T>& p, const typename Vec<Acc<T>>::Type (
   constexpr bool kHasInstruction = kVectorBytes == 64 && std::is_same_v<D, BFloat16>;  // to round by
   if ((std::is_same_v<T, A> || (kHasInstruction && p.bf16_products)) && is_clamp(p.activation)) {
     const A low = low_of<A>(p.activation), high = high_of<A>(p.activation);
-    repeat<kRun>([&](auto r) MBV1_LAMBDA {
-      V sum = sums[r] < low ? broadcast(low) : sums[r];
-      sum = sum > high ? broadcast(high) : sum;
-      store_product<D>(y + offsets[r * step], sum, kLanes<A>);
-    });
+    const auto finish = [&](auto bounded) MBV1_LAMBDA {
+      repeat<kRun>([&](auto r) MBV1_LAMBDA {
+        V sum = sums[r] < low ? broadcast(low) : sums[r];
+        if constexpr (bounded) sum = sum > high ? broadcast(high) : sum;
+        store_product<D>(y + offsets[r * step], sum, kLanes<A>);
+      });
+    };
+    high < std::numeric_limits<A>::infinity() ? finish(std::true_type{}) : finish(std::false_type{});
   } else {
     V copies[kRun];  // an array that is indexed at run time lies in memory, which the sums should not
     repeat<kRun>([&](auto r) MBV1_LAMBDA { copies[r] = sums[r]; });
@@ -171,7 +174,7 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
           V sums[kRun];
           repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = load(bias); });
           const auto all = [](auto) MBV1_LAMBDA { return true; };
-          MBV1_UNROLL(3)
+#pragma GCC unroll 3
           for (int i = 0; i < 3; ++i) {
             add_taps<kK, kS>(rows[i] + at, kMap ? kL : columns.pixel, taps + i * kK * tap_step, tap_step, all, sums);
           }

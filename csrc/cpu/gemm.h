@@ -58,7 +58,7 @@ struct BlockedRows {
       prefetch.part(line);
       // What kUnroll takes behind the last k is zero.
       for (int64_t k = 0; k < (kUnroll == kL ? 1 : smaller<int64_t>(left, kL)); k += kUnroll) {
-        MBV1_UNROLL(8)
+#pragma GCC unroll 8
         for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, std::integral_constant<int64_t, kL>{});
       }
     }
@@ -79,7 +79,7 @@ struct StridedRows {
     constexpr int kPair = kPairOf<E>, kUnroll = 4 * kPair;
     int64_t k = 0;
     for (; k + kUnroll <= depth; k += kUnroll) {
-      MBV1_UNROLL(4)
+#pragma GCC unroll 4
       for (int u = 0; u < kUnroll; u += kPair) multiply(a + k + u, step);
     }
     for (; k < depth; k += kPair) multiply(a + k, step);
@@ -100,7 +100,7 @@ struct IndexedRows {
 
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
-    MBV1_UNROLL(3)
+#pragma GCC unroll 3
     for (int64_t k = 0; k < depth; ++k) multiply(a + offsets[k], step);
   }
 };
@@ -142,19 +142,19 @@ __attribute__((noinline)) void multiply_rows(Rows rows, const typename Rows::Ope
   for (int64_t first = 0; first < where.count; first += kR, rows.advance(1)) {
     V sums[kR][kVectors] = {};
     const E* b = panel;
-    rows.for_each([&](const E* a, auto step) MBV1_LAMBDA {
+    rows.for_each([&](const E* a, auto step, auto... odd) MBV1_LAMBDA {
       V columns[kVectors];
-      MBV1_UNROLL(2)
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
       if constexpr (kIsWeights<Rows>) {
         b += rows.plane;
       } else {
         b += Tile<A>::kCols * kPairOf<E>;
       }
-      MBV1_UNROLL(14)
+#pragma GCC unroll 14
       for (int r = 0; r < kR; ++r) {
-        const V factor = broadcast_operand(a + r * step);
-        MBV1_UNROLL(2)
+        const V factor = broadcast_operand(a + r * step, odd...);
+#pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
       }
     });
@@ -162,24 +162,28 @@ __attribute__((noinline)) void multiply_rows(Rows rows, const typename Rows::Ope
     const Target<T> target = where;
     // Sums that begin with a large bias would lose digits of all that follows.
     V biases[kVectors] = {};
-    MBV1_UNROLL(2)
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors && !kIsWeights<Rows>; ++v) biases[v] = load(bias + v * kL);
     const V low = broadcast(target.low), high = broadcast(target.high);
     const int64_t* offsets = target.rows + first;
     const int64_t count = target.count - first;
-    MBV1_UNROLL(14)
-    for (int r = 0; r < kR; ++r) {
-      if (r >= count) return;
-      T* y = target.y + offsets[r];
-      MBV1_UNROLL(2)
-      for (int v = 0; v < kVectors; ++v) {
-        if (v >= target.vectors) break;
-        V sum = sums[r][v] + (kIsWeights<Rows> ? broadcast(bias[first + r]) : biases[v]);
-        sum = sum < low ? low : sum;  // NaN stays NaN
-        sum = sum > high ? high : sum;
-        store_product<E>(y + v * target.vector_step, sum, kL);
+    const auto finish = [&](auto bounded) MBV1_LAMBDA {
+#pragma GCC unroll 14
+      for (int r = 0; r < kR; ++r) {
+        if (r >= count) return;
+        T* y = target.y + offsets[r];
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          if (v >= target.vectors) break;
+          V sum = sums[r][v] + (kIsWeights<Rows> ? broadcast(bias[first + r]) : biases[v]);
+          sum = sum < low ? low : sum;  // NaN stays NaN
+          if constexpr (bounded) sum = sum > high ? high : sum;
+          store_product<E>(y + v * target.vector_step, sum, kL);
+        }
       }
-    }
+    };
+    // Both comparisons take the units that multiply, where 64-byte vectors leave them nothing else to do.
+    target.high < std::numeric_limits<A>::infinity() ? finish(std::true_type{}) : finish(std::false_type{});
   }
 }
 

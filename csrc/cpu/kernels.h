@@ -68,7 +68,6 @@ enum class Slot {
   kDwWeights,
   kDwBias,
   kInput,
-  kWindows,
   kTile,
   kOffsets,
   kTileOffsets,

@@ -104,7 +104,7 @@ void transpose_panel(const T* from, int64_t step, int64_t depth, int64_t cols, D
 }
 
 // One panel of B: columns [first, first + kCols) of the matrix whose element (k, j) is from[k_offset(k) + j *
-// j_step].
+// j_step], in pairs also zero, where the offset is negative.
 template <class E, class T, class Offset>
 void pack_panel(const T* from, const Offset& k_offset, int64_t j_step, int64_t depth, int64_t cols, int64_t first,
                 E* to) {
@@ -127,8 +127,9 @@ void pack_panel(const T* from, const Offset& k_offset, int64_t j_step, int64_t d
       for (int64_t j = k < depth ? count : 0; j < kCols; ++j) row[j] = E(0);
     } else {
       E* row = to + k / kPair * kCols * kPair + k % kPair;
+      const int64_t offset = k < depth ? k_offset(k) : -1;
       for (int64_t j = 0; j < kCols; ++j) {
-        row[j * kPair] = k < depth && j < count ? from[k_offset(k) + (first + j) * j_step] : E{};
+        row[j * kPair] = offset >= 0 && j < count ? from[offset + (first + j) * j_step] : E{};
       }
     }
   }

@@ -36,16 +36,19 @@ Acc<T> pool_plane(const PoolLinearParams& p, int64_t n, int64_t c) {
 template <class T>
 constexpr int kOutputs = smaller(8, kLanes<Acc<T>>);
 
-// sums[i] = sum_k weight[i][k * step] * x[k]
+// sums[i] = sum_k weight[i][k * step] * x[k]. What lies `ahead` of the weights is needed next.
 template <class T>
-void dot_products(const T* const* weight, int64_t step, const Acc<T>* x, int64_t count, Acc<T>* sums) {
+void dot_products(const T* const* weight, int64_t step, const Acc<T>* x, int64_t count, int64_t ahead, Acc<T>* sums) {
   using V = typename Vec<Acc<T>>::Type;
   constexpr int kL = kLanes<Acc<T>>;
   V parts[kOutputs<T>] = {};
   int64_t k = 0;
   for (; step == 1 && k + kL <= count; k += kL) {
     const V means = load(x + k);
-    repeat<kOutputs<T>>([&](auto i) MBV1_LAMBDA { parts[i] += load(weight[i] + k) * means; });
+    repeat<kOutputs<T>>([&](auto i) MBV1_LAMBDA {
+      parts[i] += load(weight[i] + k) * means;
+      __builtin_prefetch(weight[i] + k + ahead, 0, 2);
+    });
   }
   // Neighbours are added, of all vectors at once, until one vector holds one sum of each.
 #pragma GCC unroll 4
@@ -90,7 +93,8 @@ void pool_linear(const PoolLinearParams& p, const Threads& threads) {
         rows[i] = static_cast<const T*>(p.weight) + (o + smaller(i, outputs - 1)) * p.weight_stride_o;
       }
       A sums[kOutputs<T>];
-      dot_products<T>(rows, p.weight_stride_k, means + n * p.channels, p.channels, sums);
+      dot_products<T>(rows, p.weight_stride_k, means + n * p.channels, p.channels, kOutputs<T> * p.weight_stride_o,
+                      sums);
       for (int64_t i = 0; i < outputs; ++i) {
         if (p.bias != nullptr) sums[i] += load_one(static_cast<const T*>(p.bias) + (o + i) * p.bias_stride);
         store_one(static_cast<T*>(p.y) + n * p.out_features + o + i, sums[i]);

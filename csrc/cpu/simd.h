@@ -15,14 +15,6 @@
 #define MBV1_INLINE inline __attribute__((always_inline))
 #define MBV1_LAMBDA __attribute__((always_inline))
 
-// Unrolled loops take sanitizers minutes to compile, and need no speed there.
-#if defined(__SANITIZE_ADDRESS__)
-#define MBV1_UNROLL(n)
-#else
-#define MBV1_PRAGMA(text) _Pragma(#text)
-#define MBV1_UNROLL(n) MBV1_PRAGMA(GCC unroll n)
-#endif
-
 namespace mbv1::cpu {
 namespace {
 
@@ -232,6 +224,14 @@ MBV1_INLINE typename Vec<Acc<E>>::Type broadcast_operand(const E* p) {
     __builtin_memcpy(&pair, p, sizeof pair);
     return (F32Vec)(pair - I32Vec{});
   }
+}
+
+// The second element of a pair, with zero before it.
+struct OddElement {};
+template <class E>
+MBV1_INLINE typename Vec<Acc<E>>::Type broadcast_operand(const E* p, OddElement) {
+  const auto pair = in_register(broadcast_operand(p));
+  return (F32Vec)((U32Vec)pair & 0xffff0000u);
 }
 
 template <class E>

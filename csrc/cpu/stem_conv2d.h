@@ -6,86 +6,121 @@
 namespace mbv1::cpu {
 namespace {
 
-// Where weight [o][c][i][j] of inner index k = (i * kernel_w + j) * channels + c lies from weight [o][0][0][0].
-inline auto weight_offset(const StemConv2dParams& p) {
-  return [&p](int64_t k) {
-    const int64_t c = k % p.in_channels, tap = k / p.in_channels;
-    return c * p.weight_stride_c + tap / p.window.kernel_w * p.weight_stride_h +
-           tap % p.window.kernel_w * p.weight_stride_w;
+// The inner dimension is a run of (kernel column, channel) for each kernel row. Where the product takes pairs, a run
+// of odd length ends with a pair whose first weight is zero: what it multiplies is masked (WindowPairs).
+template <class E>
+int64_t stem_depth(const Window& w, int64_t channels) {
+  return w.kernel_h * round_up(w.kernel_w * channels, kPairOf<E>);
+}
+
+// Where weight [o][c][i][j] of an inner index lies from weight [o][0][0][0]; negative for the zero.
+template <class E>
+auto weight_offset(const StemConv2dParams& p) {
+  return [&p, run = p.window.kernel_w * p.in_channels](int64_t k) {
+    const int64_t padded = round_up(run, kPairOf<E>), row = k / padded;
+    int64_t at = k % padded;
+    if (padded > run && at == run - 1) return int64_t{-1};
+    at = smaller(at, run - 1);
+    return at % p.in_channels * p.weight_stride_c + row * p.weight_stride_h + at / p.in_channels * p.weight_stride_w;
   };
 }
 
-// Input rows as the product reads them: where they lie, if they are of the type of the sums; else, and where windows
-// overhang the image, copied to [row][column][channel] with their padding. Where the product takes pairs of
-// inner indices, which a window has not side by side, the windows of a row are copied one after another from there.
+// The windows of an output row as pairs: kernel row i of window r is a[i * row_step + r * step … + run).
+template <class E, class Step>
+struct WindowPairs {
+  using Operand = E;
+  const E* a;
+  int64_t kernel_rows, row_step, run;
+  Step step;
+
+  MBV1_INLINE void advance(int64_t tiles) { a += tiles * Tile<Acc<E>>::kRows * step; }
+
+  template <class Multiply>
+  MBV1_INLINE void for_each(const Multiply& multiply) const {
+    const E* row = a;
+    for (int64_t i = 0; i < kernel_rows; ++i, row += row_step) {
+      for (int64_t k = 0; k + 2 <= run; k += 2) multiply(row + k, step);
+      if (run % 2 == 1) multiply(row + run - 2, step, OddElement{});
+    }
+  }
+};
+
+// Input rows as the product reads them: where they lie, if they are of the type of its factors, and in pairs if they
+// lie as pairs do; else, and where windows overhang the image, copied to [row][column][channel] with their padding.
 template <class T, class E>
 class StemRows {
   using A = Acc<T>;
-  static constexpr bool kReads = std::is_same_v<T, A>, kPairs = kPairOf<E> == 2;
-  static constexpr int kRows = Tile<A>::kRows, kL = kLanes<A>;
+  static constexpr bool kPairs = kPairOf<E> == 2;
+  static constexpr int kRows = Tile<A>::kRows;
 
  public:
   // For `rows` output rows at once, in the calling thread's workspace.
   StemRows(const StemConv2dParams& params, int64_t rows) : p(params), w(params.window) {
-    depth = int64_t{w.kernel_h} * w.kernel_w * p.in_channels;
+    const int64_t run = w.kernel_w * p.in_channels;
+    if constexpr (std::is_same_v<T, E>) {
+      in_place = !kPairs || (run > 1 && p.x_stride.c == 1 && p.x_stride.w == p.in_channels);
+    }
     row_size = columns_of(p.out_w) * p.in_channels, pixel_step = w.stride_w * p.in_channels;
     inner = inner_run();
-    // A tile may reach beyond the last output of the last row.
-    const int64_t slack = kRows * pixel_step, copied = kReads ? 1 : rows;
-    data = workspace<E>(Slot::kInput, ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack);
-    if constexpr (kPairs) {
-      window_step = round_up(depth + 1, kL);
-      windows = workspace<E>(Slot::kWindows, round_up(p.out_w, kRows) * window_step);
-      return;
-    }
-    offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
-    for (int64_t k = 0; k < depth; ++k) {
-      const int64_t tap = k / p.in_channels, i = tap / w.kernel_w, j = tap % w.kernel_w, c = k % p.in_channels;
-      offsets[k] = i * row_size + j * p.in_channels + c;
-      offsets_in_x[k] = i * p.x_stride.h + j * p.x_stride.w + c * p.x_stride.c;
+    // A tile may reach beyond the last output of the last row, and the pair of a run of one before the first.
+    const int64_t slack = kRows * pixel_step, copied = in_place ? 1 : rows;
+    data = workspace<E>(Slot::kInput, 1 + ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack) + 1;
+    if constexpr (!kPairs) {
+      depth = stem_depth<E>(w, p.in_channels);
+      offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
+      for (int64_t k = 0; k < depth; ++k) {
+        const int64_t i = k / run, j = k % run / p.in_channels, c = k % p.in_channels;
+        offsets[k] = i * row_size + k % run;
+        offsets_in_x[k] = i * p.x_stride.h + j * p.x_stride.w + c * p.x_stride.c;
+      }
     }
   }
 
   // Output rows [begin, end) of image n, whose pixels are the rows of `out`.
   void multiply(int64_t n, int64_t begin, int64_t end, const Output<T>& out, const E* packed, const A* bias,
                 int64_t cols) const {
-    const int64_t panels = divide_up(p.out_channels, Tile<A>::kCols), panel_size = panel_elements<A>(depth);
-    if (!kReads) stage(n, begin, end, 0, p.out_w);
+    const int64_t panels = divide_up(p.out_channels, Tile<A>::kCols);
+    const int64_t panel_size = panel_elements<A>(stem_depth<E>(w, p.in_channels));
+    if (!in_place) stage(n, begin, end, 0, p.out_w);
     for (int64_t oh = begin; oh < end; ++oh) {
-      const auto multiply_run = [&](int64_t first, int64_t last, const auto& rows) {
-        multiply_panels(out.from_row((oh - begin) * p.out_w + first), rows, last - first, packed, panel_size, bias,
-                        cols, 0, panels);
-      };
-      // Windows of three channels at stride 2 are the usual ones.
-      const auto multiply_windows = [&](int64_t first, int64_t last, const E* a, const int64_t* from, int64_t step) {
-        if (step == 6) {
-          constexpr std::integral_constant<int64_t, 6> kStep;
-          return multiply_run(first, last, IndexedRows<E, decltype(kStep)>{a, from, depth, kStep});
-        }
-        multiply_run(first, last, IndexedRows<E, int64_t>{a, from, depth, step});
-      };
-      const E* copied = data + (kReads ? 0 : (oh - begin) * w.stride_h * row_size);
-      if constexpr (kPairs) {
-        unfold(copied);
-        multiply_run(0, p.out_w, StridedRows<E>{windows, depth, window_step});
-      } else if constexpr (!kReads) {
-        multiply_windows(0, p.out_w, copied, offsets, pixel_step);
-      } else {
-        const auto multiply_copies = [&](int64_t first, int64_t last) {
-          if (first >= last) return;
-          stage(n, oh, oh + 1, first, last);
-          multiply_windows(first, last, copied, offsets, pixel_step);
+      // Output columns [first, last), whose windows begin at a: in the image, or in the copy.
+      const auto multiply_windows = [&](int64_t first, int64_t last, const E* a, bool in_x) {
+        const auto multiply_steps = [&](auto step) {
+          const auto multiply_rows = [&](const auto& rows) {
+            multiply_panels(out.from_row((oh - begin) * p.out_w + first), rows, last - first, packed, panel_size,
+                            bias, cols, 0, panels);
+          };
+          if constexpr (kPairs) {
+            const int64_t row_step = in_x ? p.x_stride.h : row_size;
+            multiply_rows(WindowPairs<E, decltype(step)>{a, w.kernel_h, row_step, w.kernel_w * p.in_channels, step});
+          } else {
+            multiply_rows(IndexedRows<E, decltype(step)>{a, in_x ? offsets_in_x : offsets, depth, step});
+          }
         };
-        const int64_t top = oh * w.stride_h - w.pad_top;
-        const Run inside = top >= 0 && top + w.kernel_h <= p.in_h ? inner : Run{p.out_w, p.out_w};
-        multiply_copies(0, inside.begin);
+        const int64_t step = in_x ? w.stride_w * p.x_stride.w : pixel_step;
+        // Windows of three channels at stride 2 are the usual ones.
+        step == 6 ? multiply_steps(std::integral_constant<int64_t, 6>{}) : multiply_steps(step);
+      };
+      if (!in_place) {
+        multiply_windows(0, p.out_w, data + (oh - begin) * w.stride_h * row_size, false);
+        continue;
+      }
+      const auto multiply_copies = [&](int64_t first, int64_t last) {
+        if (first >= last) return;
+        stage(n, oh, oh + 1, first, last);
+        multiply_windows(first, last, data, false);
+      };
+      const int64_t top = oh * w.stride_h - w.pad_top;
+      const Run inside = top >= 0 && top + w.kernel_h <= p.in_h ? inner : Run{p.out_w, p.out_w};
+      multiply_copies(0, inside.begin);
+      if constexpr (std::is_same_v<T, E>) {
         if (inside.begin < inside.end) {
           const int64_t left = inside.begin * w.stride_w - w.pad_left;
           const T* window = static_cast<const T*>(p.x) + n * p.x_stride.n + top * p.x_stride.h + left * p.x_stride.w;
-          multiply_windows(inside.begin, inside.end, window, offsets_in_x, w.stride_w * p.x_stride.w);
+          multiply_windows(inside.begin, inside.end, window, true);
         }
-        multiply_copies(inside.end, p.out_w);
       }
+      multiply_copies(inside.end, p.out_w);
     }
   }
 
@@ -139,21 +174,11 @@ class StemRows {
     }
   }
 
-  // Copies the windows of the output row whose input begins at `from`. A pair's second half behind the last inner
-  // index is zero.
-  void unfold(const E* from) const {
-    const int64_t run = w.kernel_w * p.in_channels;
-    E* to = windows;
-    for (int64_t ow = 0; ow < p.out_w; ++ow, from += pixel_step, to += window_step) {
-      for (int64_t i = 0; i < w.kernel_h; ++i) gather(from + i * row_size, 1, run, to + i * run);
-      to[depth] = E{};
-    }
-  }
-
   const StemConv2dParams& p;
   const Window& w;
-  E *data, *windows;
-  int64_t depth, row_size, pixel_step, window_step;
+  bool in_place = false;
+  E* data;
+  int64_t depth, row_size, pixel_step;
   int64_t *offsets, *offsets_in_x;  // of inner index k from an output's first input
   Run inner;
 };
@@ -161,9 +186,8 @@ class StemRows {
 template <class T, class E>
 void stem_conv2d(const StemConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
-  const int64_t depth = int64_t{p.window.kernel_h} * p.window.kernel_w * p.in_channels;
-  const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o,
-                                    depth, p.out_channels);
+  const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.weight), weight_offset<E>(p), p.weight_stride_o,
+                                    stem_depth<E>(p.window, p.in_channels), p.out_channels);
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   parallel(threads, p.batch * p.out_h, [&](int64_t begin, int64_t end) {
     const StemRows<T, E> rows(p, 1);

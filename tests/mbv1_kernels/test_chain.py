@@ -56,16 +56,20 @@ def test_errors_name_the_argument() -> None:
     x, weights, activations, windows = make("small", torch.float32, "nhwc")
     chain = Chain(weights, activations)
     numbers, packed = chain.numbers(windows), chain._packed
+    parts = [Chain([layer], activations[:1])._packed for layer in weights]
     run = torch.ops.mbv1.chain
     for message, call in {
         r"packed\[0\]: expected the result of chain_pack": lambda: run(x.double(), packed, numbers),
         r"packed\[1\]: expected the result of chain_pack": lambda: run(
-            x, [packed[0], packed[2], *packed[2:]], numbers
+            x, torch.cat([parts[0], parts[2], *parts[2:]]), numbers
         ),
-        r"packed\[2\]: expected": lambda: run(x, [*packed[:2], packed[2][:-64], packed[3]], numbers),
-        r"packed\[3\]: expected": lambda: run(x, [*packed[:3], torch.zeros(4096, dtype=torch.uint8)], numbers),
-        "layers: expected 52 integers": lambda: run(x, packed, numbers[:-1]),
-        "packed: expected 1 to 64 layers": lambda: run(x, [], []),
+        r"packed\[2\]: expected": lambda: run(x, torch.cat([*parts[:2], parts[2][:-64]]), numbers),
+        r"packed\[3\]: expected": lambda: run(x, packed[:-64], numbers),
+        r"packed\[3\]: expected.*other weights": lambda: run(x, torch.cat([packed, packed[:1]]), numbers),
+        "packed: expected results of chain_pack in one": lambda: run(x, torch.cat([packed, packed])[::2], numbers),
+        "layers: expected 13 integers for each of 1 to 64": lambda: run(x, packed, numbers[:-1]),
+        "layers: expected 13 integers .*got 0": lambda: run(x, packed, []),
+        "parts: expected contiguous 1-D uint8": lambda: torch.ops.mbv1.in_huge_pages([x]),
         "x: expected a 4-D": lambda: run(x[0], packed, numbers),
         "padded height >= window": lambda: run(x[:, :, :1, :], packed, [3, 2, 2, 1, 0, 0, 0, 0, *numbers[8:]]),
         "activation: expected 0 to 4": lambda: run(x, packed, [*numbers[:-1], 5]),
@@ -78,8 +82,8 @@ def test_errors_name_the_argument() -> None:
         "bias: expected shape": lambda: chain(x, numbers, torch.zeros(3, 1), torch.zeros(4)),
         "a separable block behind the first": lambda: run(
             x,
-            [packed[0], *Chain([(None, None, torch.zeros(19, 7, 3, 3), None)], activations[:1])._packed, *packed[2:]],
-            numbers,
+            torch.cat([parts[0], Chain([(None, None, torch.zeros(19, 7, 3, 3), None)], activations[:1])._packed]),
+            numbers[:26],
         ),
     }.items():
         with pytest.raises(RuntimeError, match=message):

@@ -63,6 +63,19 @@ def test_special_values(activation: str, dtype: str, layout: str) -> None:
     torch.testing.assert_close(y, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_beside_a_window_are_not_read(channels: int, dtype: str, value: float) -> None:
+    """Windows whose rows have an odd number of values, which a kernel that multiplies pairs has to end."""
+    x = torch.randn(1, channels, 21, 41).to(DTYPES[dtype]).contiguous(memory_format=torch.channels_last)
+    x[..., 13] = x[..., -1] = value
+    weight = torch.randn(16, channels, 3, 3).to(x.dtype)
+    y = mbv1_kernels.stem_conv2d(x, weight, backend="cpu")
+    expected = mbv1_kernels.stem_conv2d(x.double(), weight.double(), backend="torch")
+    assert torch.equal(y.isfinite(), expected.isfinite())
+
+
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_every_16_bit_value_survives(dtype: str) -> None:
     """Loading, multiplying by one and storing gives back each of them (NaN as NaN)."""
