@@ -1,11 +1,14 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+
+from mbv1 import MobileNetV1
 
 
 def _randomize(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -37,6 +40,17 @@ def _randomize(net: nn.Module, seed: int = 0) -> nn.Module:
 @pytest.fixture
 def randomize() -> Callable[..., nn.Module]:
     return _randomize
+
+
+@pytest.fixture
+def make() -> Callable[..., MobileNetV1]:
+    """A small fused net with random weights, in eval mode."""
+
+    def small_net(**options: Any) -> MobileNetV1:
+        options = {"n_classes": 5, "width_mult": 0.25, "shallow": True, "fused": True, **options}
+        return _randomize(MobileNetV1(**options)).eval()
+
+    return small_net
 
 
 @pytest.fixture(autouse=True)

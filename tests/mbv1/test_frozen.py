@@ -11,12 +11,6 @@ import torch
 from torch import nn
 
 import mbv1
-from mbv1 import MobileNetV1
-
-
-def make(randomize, **options) -> MobileNetV1:
-    options = {"width_mult": 0.25, "shallow": True, "fused": True, **options}
-    return randomize(MobileNetV1(n_classes=5, **options)).eval()
 
 
 @pytest.mark.parametrize(
@@ -31,8 +25,8 @@ def make(randomize, **options) -> MobileNetV1:
     ids=str,
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_equals_the_net(options, layout, randomize):
-    net = make(randomize, **options)
+def test_equals_the_net(options, layout, make):
+    net = make(**options)
     model = mbv1.frozen(net)
     with torch.no_grad():
         for size in (33, 48):
@@ -43,8 +37,8 @@ def test_equals_the_net(options, layout, randomize):
             assert features.is_contiguous(memory_format=layout)
 
 
-def test_layers_that_were_changed_in_place(randomize):
-    net = make(randomize)
+def test_layers_that_were_changed_in_place(make):
+    net = make()
     net.model[4][0].stride = (1, 1)
     net.model[5][0].dilation, net.model[5][0].padding = (2, 2), (2, 2)
     net.fc = nn.Sequential(nn.Linear(net.fc.in_features, 3), nn.Sigmoid())
@@ -53,9 +47,9 @@ def test_layers_that_were_changed_in_place(randomize):
         torch.testing.assert_close(mbv1.frozen(net)(x), net(x))
 
 
-def test_rounds_once(randomize):
+def test_rounds_once(make):
     """To another dtype than the net's: from the fold in float32, closer than a net that was cast before."""
-    net = make(randomize)
+    net = make()
     x = torch.randn(4, 3, 64, 64).bfloat16()
     with torch.no_grad():
         exact = copy.deepcopy(net).double()(x.double())
@@ -72,8 +66,8 @@ def test_rounds_once(randomize):
     assert net.fc.weight.dtype == torch.float32
 
 
-def test_follows_nothing_but_its_own_state(randomize):
-    net, other = make(randomize), make(randomize)
+def test_follows_nothing_but_its_own_state(make):
+    net, other = make(), make()
     x = torch.randn(1, 3, 32, 32)
     model = mbv1.frozen(net)
     with torch.no_grad():
@@ -88,8 +82,8 @@ def test_follows_nothing_but_its_own_state(randomize):
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
-def test_copies(way, randomize):
-    model = mbv1.frozen(make(randomize))
+def test_copies(way, make):
+    model = mbv1.frozen(make())
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         before = model(x)
@@ -107,8 +101,8 @@ def test_copies(way, randomize):
         assert torch.equal(twin(x), before)
 
 
-def test_gradient_of_the_input(randomize):
-    net = make(randomize).requires_grad_(False)
+def test_gradient_of_the_input(make):
+    net = make().requires_grad_(False)
     model = mbv1.frozen(net)
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -120,15 +114,15 @@ def test_gradient_of_the_input(randomize):
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_made_in_inference_mode(randomize):
+def test_made_in_inference_mode(make):
     with torch.inference_mode():
-        model = mbv1.frozen(make(randomize))
+        model = mbv1.frozen(make())
     assert not any(p.is_inference() for p in model.parameters())
     model.half().float()
 
 
-def test_compile_and_export(randomize):
-    model = mbv1.frozen(make(randomize))
+def test_compile_and_export(make):
+    model = mbv1.frozen(make())
     x = torch.randn(2, 3, 40, 40)
     with torch.no_grad():
         expected = model(x)
@@ -144,8 +138,8 @@ def test_compile_and_export(randomize):
 
 
 @pytest.mark.parametrize("change", [{"fused": False}, {"training": True}], ids=str)
-def test_refuses(change, randomize):
-    net = make(randomize)
+def test_refuses(change, make):
+    net = make()
     for name, value in change.items():
         setattr(net, name, value)
     with pytest.raises(ValueError, match=r"mbv1\.frozen: model: expected a fused MobileNetV1 in evaluation mode"):
