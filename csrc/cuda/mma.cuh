@@ -56,6 +56,23 @@ __device__ void copy_async(T* to, const T* from, int count) {
 #endif
 }
 
+// copy_async of a whole vector, or of zeros: a predicate, where a number of elements takes five instructions. With
+// `kKeepInL1` what neighbouring threads share is found there.
+template <bool kKeepInL1 = false>
+__device__ void copy_vector_async(void* to, const void* from, bool exists) {
+#if __CUDA_ARCH__ >= 800
+  const uint32_t address = shared_address(to);
+  const int bytes = exists ? kVectorBytes : 0;
+  if constexpr (kKeepInL1) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  }
+#else
+  *static_cast<uint4*>(to) = exists ? *static_cast<const uint4*>(from) : uint4{};
+#endif
+}
+
 __device__ inline void commit_async() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -127,18 +144,6 @@ __device__ inline void mma<float>(float* sums, const uint32_t (&a)[4], uint32_t 
       "{%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// copy_async of a whole vector, or of none: a predicate, where a number of elements takes five instructions.
-template <class T>
-__device__ void copy_vector_async(T* to, const T* from, bool exists) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(exists ? kVectorBytes : 0)
-               : "memory");
-#else
-  *reinterpret_cast<uint4*>(to) = exists ? *reinterpret_cast<const uint4*>(from) : uint4{};
-#endif
 }
 
 }  // namespace mbv1::cuda
