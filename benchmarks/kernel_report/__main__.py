@@ -21,7 +21,7 @@ from mbv1_kernels import _extension
 from ..environment import environment
 from . import counting, limits, tables, today
 from .binaries import Binary, ToolError, read
-from .layers import DTYPES, LAYOUTS, Layer, layers
+from .layers import DTYPES, Layer, settings
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 ON_REQUEST = ("sm_75", "sm_86", "sm_89", "sm_120")
@@ -76,15 +76,14 @@ def make(architectures: Sequence[str], batches: Sequence[int], channels: int) ->
     """The whole report, JSON-ready."""
     binaries = {arch: read(arch) for arch in architectures}
     native, native_missing = _native()
-    settings = [(layer, dtype, layout) for layer in layers() for dtype in DTYPES for layout in LAYOUTS]
     counted = counting.count(
         [
             counting.job(layer.cut(channels), d, lo, fused_only=layer.op == "separable_conv2d")
-            for layer, d, lo in settings
+            for layer, d, lo in settings()
         ]
     )
     asked = counting.count(
-        [counting.job(layer, d, lo, batch, count=False) for layer, d, lo in settings for batch in batches]
+        [counting.job(layer, d, lo, batch, count=False) for layer, d, lo in settings() for batch in batches]
     )
     first = binaries[architectures[0]]
     return {

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {"f16": torch.float16, "f32": torch.float32}
+#: By the kernels' names; tf32 are float32 tensors whose product may round its factors to TF32.
+DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "tf32": torch.float32}
 LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 
 # Input channels, size, stride, output channels of the nine distinct blocks (arXiv 1704.04861, table 1).
@@ -69,7 +70,7 @@ class Layer:
 
     def call(self, batch: int, dtype: str, layout: str, device: str = "cuda") -> tuple[Any, ...]:
         """Arguments of ``torch.ops.mbv1.<op>``; what the tensors hold does not matter."""
-        kind = DTYPES[dtype]
+        kind, allow_tf32 = DTYPES[dtype], dtype == "tf32"
 
         def tensor(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=kind, device=device)
@@ -81,10 +82,10 @@ class Layer:
         if self.op == "dwconv2d":
             return x, tensor(c, 1, 3, 3), tensor(c), *window, [1, 1], "relu"
         if self.op == "pwconv2d":
-            return x, tensor(o, c, 1, 1), tensor(o), "relu", None
+            return x, tensor(o, c, 1, 1), tensor(o), "relu", None, allow_tf32
         if self.op == "separable_conv2d":
             weights = tensor(c, 1, 3, 3), tensor(c), tensor(o, c, 1, 1), tensor(o)
-            return x, *weights, *window, [1, 1], "relu", "relu", None
+            return x, *weights, *window, [1, 1], "relu", "relu", None, allow_tf32
         if self.op == "stem_conv2d":
             return x, tensor(o, c, 3, 3), tensor(o), *window, "relu"
         return x, tensor(o, c), tensor(o)
@@ -98,3 +99,11 @@ def layers() -> Iterator[Layer]:
         yield Layer(name, "pwconv2d", channels, (size - 1) // stride + 1, 1, out)
         yield Layer(name, "separable_conv2d", channels, size, stride, out)
     yield Layer("head", "pool_linear", 1024, 7, 1, 1000)
+
+
+def settings() -> Iterator[tuple[Layer, str, str]]:
+    """Every layer in every dtype and layout that its kernels know."""
+    for layer in layers():
+        for dtype in DTYPES:
+            if dtype != "tf32" or layer.op in ("pwconv2d", "separable_conv2d"):
+                yield from ((layer, dtype, layout) for layout in LAYOUTS)

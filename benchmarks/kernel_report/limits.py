@@ -14,7 +14,7 @@ import torch
 
 from .binaries import Binary, short_name
 from .counting import job
-from .layers import DTYPES, LAYOUTS, Layer, layers
+from .layers import DTYPES, Layer, settings
 
 # By Little's law an H100 needs 3.35 TB/s x 0.6 us / 132 SMs = 15 KiB in flight on each SM; twice that, since not all
 # warps wait for memory at once.
@@ -46,12 +46,9 @@ class Finding:
 
 def jobs() -> list[dict[str, Any]]:
     """What must be counted to check the limits."""
-    cut = [layer.cut(CHANNELS) for layer in layers()]
     return [
-        job(layer, dtype, layout, fused_only=layer.op == "separable_conv2d")
-        for layer in cut
-        for dtype in DTYPES
-        for layout in LAYOUTS
+        job(layer.cut(CHANNELS), dtype, layout, fused_only=layer.op == "separable_conv2d")
+        for layer, dtype, layout in settings()
     ]
 
 

@@ -19,7 +19,7 @@ from .binaries import Binary, ToolError, read_file, run, tool
 from .layers import DTYPES, Layer
 
 _KERNEL = re.compile(r"Function (\S*conv_depthwise2d_forward_kernelILi3E\S*):")
-_TYPES = {"f16": "c104Half", "f32": "ELi3EfiE"}
+_TYPES = {"f16": "c104Half", "bf16": "c108BFloat16", "f32": "ELi3EfiE"}
 _SECTOR = 32
 _ELEMENTWISE_THREADS, _ELEMENTS_A_THREAD = 128, 4  # of torch's vectorized elementwise kernels
 _NATIVE_THREADS = 1024  # of torch's GET_BLOCKS
@@ -118,12 +118,12 @@ def elementwise(elements: int, dtype: str) -> Work:
     return Work(-(-elements // block), _ELEMENTWISE_THREADS, 32, 0, moved, moved, moved, elements, 0, 6 * elements)
 
 
-def at_floor(layer: Layer, batch: int, dtype: str, tf32: bool = False) -> Work:
+def at_floor(layer: Layer, batch: int, dtype: str) -> Work:
     """A convolution as good as it can be: each tensor through memory once; tensor cores for a product of matrices."""
     outputs = layer.outputs(batch)
     moved = layer.floor_bytes(batch, dtype)
     macs = outputs * (9 if layer.op == "dwconv2d" else layer.channels)
-    on_tensor_cores = layer.op != "dwconv2d" and (dtype != "f32" or tf32)
+    on_tensor_cores = layer.op != "dwconv2d" and dtype != "f32"
     return Work(
         blocks=_FLOOR_BLOCKS,
         threads=256,
@@ -133,7 +133,7 @@ def at_floor(layer: Layer, batch: int, dtype: str, tf32: bool = False) -> Work:
         l2_bytes=moved,
         l1_bytes=moved,
         ffma=0 if on_tensor_cores else macs,
-        mma_flops=2 * macs * (2 if tf32 else 1) if on_tensor_cores else 0,
+        mma_flops=2 * macs * (2 if dtype == "tf32" else 1) if on_tensor_cores else 0,
         instructions=0 if on_tensor_cores else macs,
     )
 
@@ -146,8 +146,9 @@ def launches(layer: Layer, batch: int, dtype: str, layout: str, native: dict[str
         pw = Layer(layer.name, "pwconv2d", layer.channels, layer.out_size, 1, layer.out)
         halves = [launches(half, batch, dtype, layout, native) for half in (dw, pw)]
         return {mode: halves[0][mode] + halves[1][mode] for mode in halves[0]}
-    if layer.op == "dwconv2d" and layout == "nchw" and dtype in native:
-        convolution = native_depthwise(layer, batch, dtype, native[dtype])
+    depthwise = native.get("f32" if dtype == "tf32" else dtype)
+    if layer.op == "dwconv2d" and layout == "nchw" and depthwise is not None:
+        convolution = native_depthwise(layer, batch, dtype, depthwise)
     else:
         convolution = at_floor(layer, batch, dtype)
     if layer.op == "pool_linear":

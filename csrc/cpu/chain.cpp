@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <cstring>
 
 #include "../common/op.h"
@@ -65,40 +66,37 @@ bool is_bytes(const Tensor& t) {
   return t.is_cpu() && t.dim() == 1 && t.scalar_type() == ScalarType::Byte && t.stride(0) == 1;
 }
 
-// Asks for huge pages where memory holds whole ones: before it is first written, or, with `now`, for what is there.
-void advise_huge_pages(void* memory, int64_t bytes, bool now) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = uintptr_t{1} << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
-  constexpr int kCollapse = 25;  // MADV_COLLAPSE, since Linux 6.1
-  // Where the system has none, ordinary pages do as well.
-  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, now ? kCollapse : MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes, (void)now;
-#endif
-}
-
 // Weights that every call reads take thousands of ordinary pages, more than a processor keeps translations of:
 // looking them up again is 3% of MobileNetV1's time in float32.
 Tensor in_huge_pages(const std::vector<Tensor>& parts) {
   const Checks check("in_huge_pages");
+  constexpr int64_t kPage = int64_t{1} << 21;
   int64_t bytes = 0;
   for (const Tensor& part : parts) {
     if (!is_bytes(part)) check.fail("parts", "contiguous 1-D uint8 tensors on the CPU", "another");
     bytes += part.numel();
   }
-  Tensor joined = torch::stable::empty(Ints{bytes}, ScalarType::Byte, std::nullopt,
+  // A rest of half a page or more is given a whole one.
+  const int64_t huge = (bytes + kPage / 2) / kPage * kPage, room = huge > 0 ? std::max(bytes, huge) + kPage : bytes;
+  Tensor memory = torch::stable::empty(Ints{room}, ScalarType::Byte, std::nullopt,
                                        torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  char* const begin = static_cast<char*>(joined.mutable_data_ptr());
-  advise_huge_pages(begin, bytes, false);
+  const int64_t address = reinterpret_cast<intptr_t>(memory.const_data_ptr());
+  const int64_t first = huge > 0 ? (kPage - address % kPage) % kPage : 0;
+  char* const begin = static_cast<char*>(memory.mutable_data_ptr()) + first;
+  // Where the system has none, ordinary pages do as well. What is in use already is moved to them at the end.
+#if defined(MADV_HUGEPAGE)
+  if (huge > 0) (void)madvise(begin, static_cast<size_t>(huge), MADV_HUGEPAGE);
+#endif
   char* to = begin;
   for (const Tensor& part : parts) {
     if (part.numel() > 0) std::memcpy(to, part.const_data_ptr(), static_cast<size_t>(part.numel()));
     to += part.numel();
   }
-  advise_huge_pages(begin, bytes, true);
-  return joined;
+#if defined(MADV_HUGEPAGE)
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE, since Linux 6.1
+  if (huge > 0) (void)madvise(begin, static_cast<size_t>(huge), kCollapse);
+#endif
+  return torch::stable::narrow(memory, 0, first, bytes);
 }
 
 Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const OptionalTensor& weight,
@@ -133,7 +131,7 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
     s.out_w = check.output_size("width", w, n[6], n[7], n[1], n[3], n[9]);
     s.dw_activation = static_cast<Activation>(n[11]), s.activation = static_cast<Activation>(n[12]);
 
-    const std::string name = "packed[" + std::to_string(i) + "]";
+    const auto name = [i] { return "packed[" + std::to_string(i) + "]"; };
     PackedHeader header{};
     if (left >= static_cast<int64_t>(sizeof header)) std::memcpy(&header, at, sizeof header);
     s.separable = header.separable != 0;
@@ -141,13 +139,13 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
     const bool is_it = std::memcmp(&header, &expected, sizeof header) == 0;
     const int64_t bytes = is_it ? kernels().packed_bytes(s, p.dtype) : 0;
     if (!is_it || bytes > left || (i + 1 == count && bytes < left)) {
-      check.fail(name,
+      check.fail(name(),
                  "the result of chain_pack on this processor for " + std::to_string(channels) + " to " +
                      std::to_string(n[10]) + " channels, kernel " + shape_string({n[0], n[1]}) + " and " +
                      dtype_name(p.dtype),
                  "other weights or another tensor");
     }
-    if (!s.separable && i > 0) check.fail(name, "a separable block behind the first layer", "a dense convolution");
+    if (!s.separable && i > 0) check.fail(name(), "a separable block behind the first layer", "a dense convolution");
     if (!s.separable && (n[8] != 1 || n[9] != 1)) {
       check.fail("dilation", "1 for a dense convolution", shape_string({n[8], n[9]}));
     }
