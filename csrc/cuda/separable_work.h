@@ -210,10 +210,10 @@ Work bands_work(const SeparableConv2dParams& p) {
       kWavefront;
   const double macs = made_pixels * made * taps(w);
   work.ffma += macs;
-  // A word is a load, its condition, its address and conversions.
-  const double word = (5 + 2 * std::min(grid.columns, 2)) * (1 + 0.6 * conversions(p.dw.dtype));
-  work.instructions += macs + made_pixels / grid.columns * made * kWords * w.kernel_h * word + copies * 31 +
-                       1.0 * grid.blocks() * Traits::kThreads * 150;
+  // A word is a load, its condition, its address and conversions; a thread's words share a row's bounds and taps.
+  const double word = (5 + 2 * std::min(grid.columns, 2)) * (1 + 0.6 * conversions(p.dw.dtype)), row = 12;
+  work.instructions += macs + made_pixels / grid.columns * made * w.kernel_h * (kWords * word + row / words) +
+                       copies * 31 + 1.0 * grid.blocks() * Traits::kThreads * 150;
   work.round_trips = 1 + std::ceil(slices / (grid.stages - 1));
   return work;
 }
