@@ -28,10 +28,13 @@ class Fold:
 
     layers: FoldedLayers
     dtype: torch.dtype
+    source_dtype: torch.dtype
     pairs: list[Pair]
     #: Dictionaries that hold the net's modules and tensors, and the ids of all of their values.
     holders: list[dict[str, Any]]
     ids: list[int]
+    #: The attributes of each pair, and what those say that the fold and the kernels are told.
+    attributes: list[tuple[dict[str, Any], dict[str, Any]]]
     settings: list[Any]
     sources: list[Tensor]
     state: list[int]
@@ -42,19 +45,19 @@ class Fold:
         return (
             self.holders[0] is net._modules
             and list(map(id, chain.from_iterable(map(dict.values, self.holders)))) == self.ids
-            and settings_of(self.pairs) == self.settings
+            and settings_of(self.attributes) == self.settings
             and state_of(self.sources) == self.state
         )
 
 
-def settings_of(pairs: Sequence[Pair]) -> list[Any]:
+def settings_of(attributes: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Any]:
     """What the fold and the kernels are told beside tensors; layers are changed in place, too."""
-    return [(conv.stride, conv.padding, conv.dilation, bn.eps, bn.training) for conv, bn in pairs]
+    return [(c["stride"], c["padding"], c["dilation"], bn["eps"], bn["training"]) for c, bn in attributes]
 
 
 def state_of(tensors: Sequence[Tensor]) -> list[int]:
     """Versions and addresses."""
-    return [number for t in tensors for number in (t._version, t.data_ptr())]
+    return [*(t._version for t in tensors), *map(Tensor.data_ptr, tensors)]
 
 
 def sources_of(pairs: Sequence[Pair]) -> list[Tensor] | None:
@@ -113,4 +116,6 @@ def make_fold(net: nn.Module, body: nn.Module, pairs: list[Pair], dtype: torch.d
     holders += [module._parameters for pair in pairs for module in pair]
     holders += [bn._buffers for _, bn in pairs]
     ids = list(map(id, chain.from_iterable(map(dict.values, holders))))
-    return Fold(layers, dtype, pairs, holders, ids, settings_of(pairs), sources, state, storages)
+    attributes = [(conv.__dict__, bn.__dict__) for conv, bn in pairs]
+    settings = settings_of(attributes)
+    return Fold(layers, dtype, sources[0].dtype, pairs, holders, ids, attributes, settings, sources, state, storages)

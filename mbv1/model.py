@@ -218,10 +218,13 @@ class MobileNetV1(nn.Module):
         pairs = self._pairs_to_fold() if fold is None else fold.pairs
         if pairs is None:
             return None
-        dtype = pairs[0][0].weight.dtype
-        if torch.is_autocast_enabled(x.device.type) and torch.float64 not in (dtype, x.dtype):
+        if fold is None:
+            dtype, device_type = pairs[0][0].weight.dtype, x.device.type
+        else:
+            dtype, device_type = fold.source_dtype, fold.layers.device_type
+        if torch.is_autocast_enabled(device_type) and torch.float64 not in (dtype, x.dtype):
             # Folding straight to autocast's dtype spares the ops a cast of every weight in every call.
-            dtype = torch.get_autocast_dtype(x.device.type)
+            dtype = torch.get_autocast_dtype(device_type)
             x = x.to(dtype)
         if keep and (fold is None or fold.dtype is not dtype):
             fold = self._fold = make_fold(self, self.model, pairs, dtype, self.activation)
