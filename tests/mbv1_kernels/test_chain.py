@@ -7,6 +7,7 @@ import torch
 
 import mbv1_kernels
 from mbv1_kernels import Chain
+from mbv1_kernels.chain import in_huge_pages
 from tests.cases import DTYPES
 from tests.chains import LAYOUTS, NETS, expectation, make
 
@@ -42,6 +43,16 @@ def test_with_a_head(dtype: str, bias: bool) -> None:
     torch.testing.assert_close(y, mbv1_kernels.pool_linear(chain(x, numbers), *head), rtol=0, atol=0)
     torch.library.opcheck(torch.ops.mbv1.chain, (x, chain._packed, numbers, *head))
     assert chain(x[:0], numbers, *head).shape == (0, 11)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (100, 28), (2**20,), (3 * 2**20 + 5, 0, 7), (2**22,)])
+def test_huge_pages_hold_what_was_joined(sizes: tuple[int, ...]) -> None:
+    """Whether the system has any: less than one, one of which half is used, and a rest that gets none."""
+    parts = [torch.randint(0, 256, (size,), dtype=torch.uint8) for size in sizes]
+    joined = torch.ops.mbv1.in_huge_pages(parts)
+    assert torch.equal(joined, torch.cat(parts))
+    weight = torch.randn(30, 20)[:, ::2].bfloat16()
+    assert torch.equal(in_huge_pages(weight), weight)
 
 
 def test_opcheck_and_empty_batch() -> None:
