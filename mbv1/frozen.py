@@ -75,9 +75,10 @@ class Frozen(nn.Module):
         self._kept = None
         return super()._apply(fn, recurse)
 
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        """Called for a module that this one is part of, too."""
         self._kept = None
-        return super().load_state_dict(*arguments, **options)
+        super()._load_from_state_dict(*arguments, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: everything but what is packed for this processor."""

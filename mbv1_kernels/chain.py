@@ -88,9 +88,9 @@ class Chain:
 
 
 def in_huge_pages(weight: Tensor) -> Tensor:
-    """A contiguous copy on the CPU, for which the system makes huge pages if it has them.
+    """A contiguous copy of a tensor on the CPU, in huge pages where the system has them.
 
-    Every call takes less time to read several megabytes of them.
+    Weights of several megabytes, which every call reads, are read faster there.
     """
     data = weight.detach().contiguous()
     copy: Tensor = torch.ops.mbv1.in_huge_pages([data.view(-1).view(torch.uint8)])

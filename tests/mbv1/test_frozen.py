@@ -66,6 +66,11 @@ def test_rounds_once(make):
     assert net.fc.weight.dtype == torch.float32
 
 
+def prefixed(state):
+    """Of a module that has the one with ``state`` as its first."""
+    return {f"0.{name}": value for name, value in state.items()}
+
+
 def test_follows_nothing_but_its_own_state(make):
     net, other = make(), make()
     x = torch.randn(1, 3, 32, 32)
@@ -75,8 +80,14 @@ def test_follows_nothing_but_its_own_state(make):
         for tensor in (*net.parameters(), *net.buffers()):
             tensor.mul_(2)
         assert torch.equal(model(x), before)
-        model.load_state_dict(mbv1.frozen(other).state_dict())
-        torch.testing.assert_close(model(x), other(x))
+        # Alone, and as part of a module that is loaded as a whole.
+        for load in (model.load_state_dict, lambda state: nn.Sequential(model).load_state_dict(prefixed(state))):
+            other.model[1][3].weight.mul_(1.5)
+            other.fc.weight.mul_(0.5)
+            before = model(x)
+            load(mbv1.frozen(other).state_dict())
+            torch.testing.assert_close(model(x), other(x))
+            assert not torch.allclose(model(x), before, rtol=1e-3)
         y, wanted = model.double()(x.double()), other.double()(x.double())
         torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-5)
 
