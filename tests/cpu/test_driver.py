@@ -20,13 +20,11 @@ ROOT = Path(__file__).parent.parent.parent
 KERNELS = [ROOT / "csrc/cpu/dispatch.cpp", *sorted((ROOT / "csrc/cpu").glob("isa_*.cpp"))]
 #: As setup.py has them.
 FLAGS = ["-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi", "-Wno-unknown-pragmas"]
-#: AddressSanitizer's checks as calls, and none of UBSan's that AddressSanitizer makes as well: in line they take GCC
-#: twice the time and more, as these files are unrolled loops.
+#: AddressSanitizer's checks as calls: in line they take GCC twice the time and more, as the loops are unrolled.
 SANITIZE = [
     "-O1",
     "-g1",
     "-fsanitize=address,undefined",
-    "-fno-sanitize=null,object-size",
     *("--param", "asan-instrumentation-with-call-threshold=0"),
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
