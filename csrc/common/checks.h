@@ -92,6 +92,16 @@ class Checks {
     }
   }
 
+  // A contiguous 1-D tensor of bytes on the CPU.
+  void bytes(const char* argument, const Tensor& tensor) const {
+    const bool flat = tensor.dim() == 1 && (tensor.size(0) <= 1 || tensor.stride(0) == 1);
+    if (!flat || !tensor.is_cpu() || tensor.scalar_type() != ScalarType::Byte) {
+      fail(argument, "a contiguous 1-D uint8 tensor on the CPU",
+           shape_string(tensor) + " " + name(tensor.scalar_type()) + " on " + device_string(tensor) +
+               (tensor.dim() == 1 && !flat ? ", strided" : ""));
+    }
+  }
+
   // [top, bottom, left, right], or [vertical, horizontal], each between `low` and 2^31 - 1.
   void integers(const char* argument, const std::vector<int64_t>& values, size_t count, int64_t low) const {
     bool good = values.size() == count;

@@ -62,10 +62,6 @@ Tensor pack(const OptionalTensor& dw_weight, const OptionalTensor& dw_bias, cons
   return packed;
 }
 
-bool is_bytes(const Tensor& t) {
-  return t.is_cpu() && t.dim() == 1 && t.scalar_type() == ScalarType::Byte && t.stride(0) == 1;
-}
-
 // Weights that every call reads take thousands of ordinary pages, more than a processor keeps translations of:
 // looking them up again is 3% of MobileNetV1's time in float32.
 Tensor in_huge_pages(const std::vector<Tensor>& parts) {
@@ -73,7 +69,7 @@ Tensor in_huge_pages(const std::vector<Tensor>& parts) {
   constexpr int64_t kPage = int64_t{1} << 21;
   int64_t bytes = 0;
   for (const Tensor& part : parts) {
-    if (!is_bytes(part)) check.fail("parts", "contiguous 1-D uint8 tensors on the CPU", "another");
+    check.bytes("parts", part);
     bytes += part.numel();
   }
   // A rest of half a page or more is given a whole one.
@@ -108,9 +104,10 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
   if (count < 1 || count > kMaxStages || numbers % kNumbers != 0) {
     check.fail("layers", std::to_string(kNumbers) + " integers for each of 1 to 64 layers", numbers);
   }
-  if (!is_bytes(packed) || reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % alignof(float) != 0) {
-    check.fail("packed", "results of chain_pack in one", "another tensor");
-  }
+  check.bytes("packed", packed);
+  const uintptr_t offset = reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % alignof(float);
+  if (offset != 0)
+    check.fail("packed", "data at a multiple of 4 bytes", std::to_string(offset) + " bytes behind one");
   const char* at = static_cast<const char*>(packed.const_data_ptr());
   int64_t left = packed.numel();
   ChainStage stages[kMaxStages] = {};

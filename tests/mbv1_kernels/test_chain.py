@@ -77,10 +77,14 @@ def test_errors_name_the_argument() -> None:
         r"packed\[2\]: expected": lambda: run(x, torch.cat([*parts[:2], parts[2][:-64]]), numbers),
         r"packed\[3\]: expected": lambda: run(x, packed[:-64], numbers),
         r"packed\[3\]: expected.*other weights": lambda: run(x, torch.cat([packed, packed[:1]]), numbers),
-        "packed: expected results of chain_pack in one": lambda: run(x, torch.cat([packed, packed])[::2], numbers),
+        r"packed: expected a contiguous 1-D uint8 tensor on the CPU, got .* strided": lambda: run(
+            x, torch.cat([packed, packed])[::2], numbers
+        ),
         "layers: expected 13 integers for each of 1 to 64": lambda: run(x, packed, numbers[:-1]),
         "layers: expected 13 integers .*got 0": lambda: run(x, packed, []),
-        "parts: expected contiguous 1-D uint8": lambda: torch.ops.mbv1.in_huge_pages([x]),
+        r"parts: expected a contiguous 1-D uint8 tensor on the CPU, got \(.*\) float32 on cpu": lambda: (
+            torch.ops.mbv1.in_huge_pages([x])
+        ),
         "x: expected a 4-D": lambda: run(x[0], packed, numbers),
         "padded height >= window": lambda: run(x[:, :, :1, :], packed, [3, 2, 2, 1, 0, 0, 0, 0, *numbers[8:]]),
         "activation: expected 0 to 4": lambda: run(x, packed, [*numbers[:-1], 5]),
