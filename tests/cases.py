@@ -180,6 +180,11 @@ CASES: tuple[Case, ...] = (
     # Several tiles with a rest both ways, and more slices of K than are in flight, with a rest.
     _pw((1, 136, 13, 11), 136, activation="relu", residual="like_x"),
     _pw((1, 72, 10, 14), 264, activation="relu6"),
+    # Planes that no vector divides, several to a tile: odd ones, and ones of whole words of 4 bytes.
+    _pw((5, 72, 7, 7), 136, activation="relu", residual="like_x"),
+    _pw((4, 40, 11, 3), 24, activation="hardswish", residual=True),
+    _pw((3, 40, 6, 5), 40, activation="relu6", residual="like_x"),
+    _pw((9, 8, 1, 2), 16),
     # Planes large enough to be multiplied where they lie; of one the last pixels fill no panel, channels no block.
     _pw((2, 16, 28, 28), 24, activation="relu", residual=True),
     _pw((1, 12, 30, 29), 40, activation="relu6"),

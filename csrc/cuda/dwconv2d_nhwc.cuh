@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
 #pragma unroll
     for (int c = 0; c < Traits::kCopies; ++c) {
       if ((c + 1) * 32 <= Traits::kRowVectors || moved_column + c * 4 < kInColumns) {
-        copy_vector_async<true>(to + c * 32, from + c * 4 * p.x_stride.w, exists >> c & 1);
+        copy_word_async<kVectorBytes, true>(to + c * 32, from + c * 4 * p.x_stride.w, exists >> c & 1);
       }
     }
     commit_async();

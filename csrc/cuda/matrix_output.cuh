@@ -2,7 +2,8 @@
 //
 // A tensor core leaves a lane two neighbours of each n8 tile of a row, so a quad of lanes trades its four tiles: each
 // lane then holds 16 neighbouring bytes, a quad 64 and a warp 8 whole rows of them. Nothing passes through shared
-// memory, which the next tile's operands may be filling meanwhile.
+// memory, which the next tile's operands may be filling meanwhile. Where planes of NCHW are not whole vectors, a
+// warp's rows do, so that neighbouring lanes write neighbouring pixels.
 #pragma once
 
 #include <cstring>
@@ -188,6 +189,31 @@ __device__ void finish_pack(const float* sums, int row, int column, const Output
     for (int v = 0; v < kCount; ++v) {
       if (exists(v)) y[kIsNhwc ? y_place + v * output.y_stride.c : places.y[pixel + v]] = pack[v];
     }
+  }
+}
+
+// Finishes a pixel of NCHW in kRows neighbouring channels and writes it. `row` and `column` are those of the tile.
+template <class T, int kRows, int kPixels>
+__device__ void finish_column(float (&values)[kRows], int row, int column, const Output& output,
+                              const Places<kPixels>& places, int64_t first_channel) {
+  const int64_t y_place = places.y[column], channel = first_channel + row;
+  const int rows = y_place < 0 ? 0 : static_cast<int>(min(output.channels - channel, int64_t{kRows}));
+  if (output.bias) {
+    const T* bias = static_cast<const T*>(output.bias) + channel * output.bias_stride;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) values[r] += r < rows ? to_float(bias[r * output.bias_stride]) : 0.f;
+  }
+  if (output.residual) {
+    const T* residual =
+        static_cast<const T*>(output.residual) + channel * output.residual_stride.c + places.residual[column];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) values[r] += r < rows ? to_float(residual[r * output.residual_stride.c]) : 0.f;
+  }
+  activate_all(values, output.activation);
+  T* y = static_cast<T*>(output.y) + channel * output.y_stride.c + y_place;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r < rows) y[r * output.y_stride.c] = from_float<T>(values[r]);
   }
 }
 

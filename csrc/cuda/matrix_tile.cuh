@@ -17,8 +17,8 @@
 
 namespace mbv1::cuda {
 
-constexpr int max_of(int a, int b) { return a > b ? a : b; }
-constexpr int min_of(int a, int b) { return a < b ? a : b; }
+__host__ __device__ constexpr int max_of(int a, int b) { return a > b ? a : b; }
+__host__ __device__ constexpr int min_of(int a, int b) { return a < b ? a : b; }
 
 // Whether FMAs multiply on every architecture.
 template <class T, bool kTf32>
@@ -57,6 +57,9 @@ struct MatrixTile {
   static_assert(kWeightElements * sizeof(T) % kVectorBytes == 0 && kPixelElements * sizeof(T) % kVectorBytes == 0);
   // Shared memory in which groups meet; one group needs none.
   static constexpr int kStagingBytes = kGroups > 1 ? kThreads * kSums * static_cast<int>(sizeof(float)) : 0;
+  // And that of rows that are written by columns, in NCHW: a warp's 8 rows, or 4 by FMA, of 32 columns and a gap.
+  static constexpr int kColumnBytes = 8 * 40 * static_cast<int>(sizeof(float));
+  static constexpr int kStoreBytes = kStagingBytes + (kIsNhwc ? 0 : kThreads / 32 * kColumnBytes);
   using TilePlaces = Places<kPixels>;
 
   static __device__ int group() { return threadIdx.x / kGroupThreads; }
@@ -99,18 +102,12 @@ struct MatrixTile {
     }
   }
 
-  // Writes the tile of the pixels from first_pixel on. No copy to `staging`, kStagingBytes, may be under way.
-  static __device__ void finish(const float (&sums)[kSums], float* staging, const Output& output, int64_t first_pixel,
-                                int64_t first_channel) {
-    __shared__ TilePlaces places;
-    places.fill(output, first_pixel);
-    __syncthreads();
-    store(sums, staging, output, places, first_channel);
-  }
-
-  // The same for pixels anywhere.
-  static __device__ void store(const float (&sums)[kSums], float* staging, const Output& output,
+  // Writes the tile. No copy to `memory`, kStoreBytes, may be under way; only in NCHW and with several groups is it
+  // used.
+  static __device__ void store(const float (&sums)[kSums], void* memory, const Output& output,
                                const TilePlaces& places, int64_t first_channel) {
+    float* const staging = static_cast<float*>(memory);
+    if (!kIsNhwc && !output.y_vectors) __syncthreads();  // the last slice is multiplied: its memory serves columns
     if constexpr (kGroups > 1) {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) staging[i * kThreads + threadIdx.x] = sums[i];
@@ -129,7 +126,13 @@ struct MatrixTile {
           for (int i = 0; i < kUnitSums; ++i) {
             values[i / (kUnitSums / 4)][i % (kUnitSums / 4)] = sum_of_unit(sums, staging, round, row, unit, i);
           }
-          store_unit(values, round * kRoundRows + row, unit, output, places, first_channel);
+          const int row_of_thread = round * kRoundRows + row;
+          if (!kIsNhwc && !output.y_vectors) {
+            store_columns(values, staging + kStagingBytes / sizeof(float), row_of_thread, unit, output, places,
+                          first_channel);
+          } else {
+            store_unit(values, row_of_thread, unit, output, places, first_channel);
+          }
         }
       }
     }
@@ -142,6 +145,10 @@ struct MatrixTile {
   static constexpr int kUnitSums = kIsMma ? 8 : 4, kRowUnits = kIsMma ? 1 : kFmaColumns / 4;
   static constexpr int kRows = kSums / kRowUnits / kUnitSums;
   static constexpr int kRoundRows = kGroups > 1 ? 1 : kRows / 4, kRounds = kRows / kRoundRows;
+  // Rows of a warp's unit, as they pass through shared memory to be written by columns. With these pitches neither
+  // the pairs of 4 rows and 4 lanes nor the vectors of 2 rows and 4 lanes meet in a bank.
+  static constexpr int kUnitRows = kIsMma ? 8 : 4, kStagedPitch = kIsMma ? 40 : 48;
+  static_assert(kUnitRows * kStagedPitch * sizeof(float) <= kColumnBytes);
 
   static __device__ int position() { return threadIdx.x % kGroupThreads / 32; }
   static __device__ int warp_row() { return position() / kWarpsN * kWarpM; }
@@ -188,6 +195,31 @@ struct MatrixTile {
       const int column = kIsNhwc ? fma_column() % 4 * 8 + fma_column() / 4 * 4 : fma_column() * 4;
       finish_pack<T, kLayout, 4>(values[0], row, warp_column() + unit * 32 + column, output, places, first_channel);
     }
+  }
+
+  // store_unit where y has no vectors: the warp's rows of the unit, each 32 columns, pass through its own part of
+  // `memory`, so that a lane gets one column of all of them.
+  static __device__ void store_columns(const float (&values)[4][kUnitSums / 4], float* memory, int row_of_thread,
+                                       int unit, const Output& output, const TilePlaces& places,
+                                       int64_t first_channel) {
+    const int lane = threadIdx.x % 32;
+    float* const rows = memory + threadIdx.x / 32 * (kColumnBytes / sizeof(float));
+    if constexpr (kIsMma) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        store_pack(rows + lane / 4 * kStagedPitch + i * 8 + lane % 4 * 2, Pack<float, 2>{values[i][0], values[i][1]});
+      }
+    } else {
+      const Pack<float, 4> pack{values[0][0], values[1][0], values[2][0], values[3][0]};
+      store_pack(rows + fma_row() * kStagedPitch + fma_column() * 4, pack);
+    }
+    __syncwarp();
+    float column[kUnitRows];
+#pragma unroll
+    for (int r = 0; r < kUnitRows; ++r) column[r] = rows[r * kStagedPitch + lane];
+    __syncwarp();
+    finish_column<T>(column, warp_row() + row_of_thread * kUnitRows, warp_column() + unit * 32 + lane, output, places,
+                     first_channel);
   }
 
   static __device__ void multiply_mma(float (&sums)[kSums], const T* a, const T* b, int a_pitch) {
@@ -310,8 +342,8 @@ class RowCopies {
     if (vectors_ && (count <= 0 || count >= Tile::kVec)) {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        copy_vector_async(to + i * kStep * Tile::kRowPitch, from(i, first_k + shift),
-                          count > 0 && row_ + i * kStep < rows_left);
+        copy_word_async(to + i * kStep * Tile::kRowPitch, from(i, first_k + shift),
+                        count > 0 && row_ + i * kStep < rows_left);
       }
       return;
     }

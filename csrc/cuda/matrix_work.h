@@ -59,20 +59,27 @@ inline void add_copies(Work& work, double bytes, double staged, int element_byte
   work.instructions += staged / kVectorBytes * 7.5 + (vectors ? 0 : bytes / element_bytes * 7);
 }
 
-// Elements of y, or of a residual: by 16 bytes each, or one by one. Then lanes are 16 bytes apart, so that two share
-// a sector, but for the first and last of the 4 or 8 that lie in a row where that starts inside one.
-inline void add_output(Work& work, double elements, int element_bytes, bool vectors) {
-  const double bytes = elements * (vectors ? element_bytes : 1.2 * kVectorBytes);
+// Elements of y, or of a residual: by 16 bytes each, or one by one. Then in NHWC lanes are 16 bytes apart, so that
+// two share a sector, but for the first and last of the 4 or 8 that lie in a row where that starts inside one; in
+// NCHW they are neighbours, whose runs of 32, or to the end of a plane, end in a sector of their own.
+inline void add_output(Work& work, const PwConv2dParams& p, Layout layout, bool vectors) {
+  const double elements = 1.0 * p.batch * p.h * p.w * p.out_channels, size = element_bytes(p.dtype);
+  const double runs = elements / 32 + elements / (1.0 * p.h * p.w);
+  const double bytes = vectors                   ? elements * size
+                       : layout == Layout::kNhwc ? elements * 1.2 * kVectorBytes
+                                                 : elements * size + runs * (32 - size);
   work.l2_bytes += bytes, work.l1_bytes += bytes;
   if (!vectors) work.instructions += elements * 5;
 }
 
 inline void add_outputs(Work& work, const PwConv2dParams& p, Layout layout, bool vectors = true) {
-  const double elements = 1.0 * p.batch * p.h * p.w * p.out_channels;
-  const int bytes = static_cast<int>(element_bytes(p.dtype));
-  add_output(work, elements, bytes, vectors && are_vectors(p.y, p.y_stride, p.h, p.w, p.dtype, layout));
+  const bool y_vectors = vectors && are_vectors(p.y, p.y_stride, p.h, p.w, p.dtype, layout);
+  add_output(work, p, layout, y_vectors);
+  // A warp's 8 rows of 32 pixels, or 4 of them, pass through shared memory.
+  if (layout == Layout::kNchw && !y_vectors) work.l1_bytes += 8.0 * p.batch * p.h * p.w * p.out_channels;
   if (p.residual == nullptr) return;
-  add_output(work, elements, bytes, vectors && are_vectors(p.residual, p.residual_stride, p.h, p.w, p.dtype, layout));
+  const bool alike = are_vectors(p.residual, p.residual_stride, p.h, p.w, p.dtype, layout);
+  add_output(work, p, layout, vectors && alike);
 }
 
 template <class Count>

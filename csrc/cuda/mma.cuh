@@ -56,20 +56,24 @@ __device__ void copy_async(T* to, const T* from, int count) {
 #endif
 }
 
-// copy_async of a whole vector, or of zeros: a predicate, where a number of elements takes five instructions. With
-// `kKeepInL1` what neighbouring threads share is found there.
-template <bool kKeepInL1 = false>
-__device__ void copy_vector_async(void* to, const void* from, bool exists) {
+// copy_async of 4, 8 or 16 bytes that lie at a multiple of that, or of zeros: a predicate, where a number of elements
+// takes five instructions. With `kKeepInL1` what neighbouring threads share is found there; fewer than 16 bytes
+// always pass it.
+template <int kBytes = kVectorBytes, bool kKeepInL1 = false>
+__device__ void copy_word_async(void* to, const void* from, bool exists) {
 #if __CUDA_ARCH__ >= 800
   const uint32_t address = shared_address(to);
-  const int bytes = exists ? kVectorBytes : 0;
-  if constexpr (kKeepInL1) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  const int bytes = exists ? kBytes : 0;
+  if constexpr (kKeepInL1 || kBytes < kVectorBytes) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
+                 : "memory");
   } else {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
+                 : "memory");
   }
 #else
-  *static_cast<uint4*>(to) = exists ? *static_cast<const uint4*>(from) : uint4{};
+  using Word = std::conditional_t<kBytes == 4, uint32_t, std::conditional_t<kBytes == 8, uint2, uint4> >;
+  *static_cast<Word*>(to) = exists ? *static_cast<const Word*>(from) : Word{};
 #endif
 }
 

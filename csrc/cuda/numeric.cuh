@@ -160,11 +160,15 @@ inline bool channels_are_vectors(const void* data, const Strides4& stride, DType
   return is_aligned(data) && stride.c == 1 && stride.n % size == 0 && stride.h % size == 0 && stride.w % size == 0;
 }
 
-// Whether the pixels of a channel lie one after another, in groups that start and end with a 16-byte vector.
-inline bool pixels_are_vectors(const void* data, const Strides4& stride, int64_t h, int64_t w, DType dtype) {
-  const int64_t size = vector_size(dtype);
+// Whether the pixels of a channel lie one after another, in groups that start and end with a word of `size` elements.
+inline bool pixels_are_words(const void* data, const Strides4& stride, int64_t h, int64_t w, DType dtype, int size) {
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % (size * kVectorBytes / vector_size(dtype)) == 0;
   const bool dense = (w == 1 || stride.w == 1) && (h == 1 || stride.h == w);
-  return is_aligned(data) && dense && h * w % size == 0 && stride.n % size == 0 && stride.c % size == 0;
+  return aligned && dense && h * w % size == 0 && stride.n % size == 0 && stride.c % size == 0;
+}
+
+inline bool pixels_are_vectors(const void* data, const Strides4& stride, int64_t h, int64_t w, DType dtype) {
+  return pixels_are_words(data, stride, h, w, dtype, vector_size(dtype));
 }
 
 // Whether all coordinates of a sliding window fit 32 bits: with padding, and for outputs up to a tile past the end.

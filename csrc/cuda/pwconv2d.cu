@@ -12,6 +12,31 @@
 namespace mbv1::cuda {
 namespace {
 
+// The copies of x: the pixels of `channels` channels, over all tiles, which `tiles` tiles of outputs share out.
+template <class Traits>
+void add_pixels(Work& work, const PwConv2dParams& p, const PwCopies& copies, double tiles, double channels) {
+  using Tile = typename Traits::Tile;
+  constexpr double kBytes = sizeof(typename Tile::T);
+  const double pixels = 1.0 * p.batch * p.h * p.w, staged = channels * Tile::kPixels * kBytes;
+  if (Tile::kIsNhwc) {
+    return add_copies(work, pixels * kBytes * p.in_channels * tiles, staged, kBytes, copies.word == Tile::kVec);
+  }
+  // Runs of pixels that may start anywhere in a sector end in another: those of tiles and of planes.
+  const bool whole_sectors = p.x_stride.c * static_cast<int>(kBytes) % 32 == 0;
+  const double runs = whole_sectors ? 0 : ceil_div(p.batch * p.h * p.w, Tile::kPixels) + p.batch;
+  const double bytes = (pixels * kBytes + 30 * runs) * p.in_channels * tiles;
+  work.l2_bytes += bytes;
+  work.l1_bytes += bytes;
+  if (copies.shifted > 0) {
+    // Vectors to shared memory; from there a warp reads 64 elements in two steps, and puts them in place in one.
+    work.l1_bytes += channels * (copies.shifted * kVectorBytes + Tile::kPixels * 6);
+    work.instructions += channels * (copies.shifted * 20 + Tile::kPixels * 6);
+  } else {
+    work.l1_bytes += staged;
+    work.instructions += staged / kBytes * (copies.word > 0 ? 7.5 / copies.word : 7);
+  }
+}
+
 template <class T, bool kTf32, Layout kLayout, class Shape>
 Work work_as(const PwConv2dParams& p) {
   using Traits = PwTraits<T, kTf32, kLayout, Shape>;
@@ -22,23 +47,20 @@ Work work_as(const PwConv2dParams& p) {
   const double output_tiles = ceil_div(p.out_channels, Tile::kOutputs);
   const double rounds = ceil_div(p.in_channels, Tile::kSlice * Tile::kGroups);
   Work work = product_work<Tile>(pixel_tiles * output_tiles, rounds * Tile::kGroups, pixels * outputs);
-  work.shared_bytes = Traits::kSharedBytes;
+  const PwCopies copies = Traits::copies(p);
+  work.shared_bytes = Traits::shared_bytes(copies);
   // As launch bounds allow on this device, see PwTraits: what ptxas used at most on any architecture.
   const int blocks = current_device().shared_bytes / (Traits::kSharedBytes + 1024);
   const bool all_blocks = blocks >= Traits::kSmThreads / Tile::kThreads;
   work.registers = Tile::kSums > 64 ? 255 : Traits::kIsWide ? 168 : all_blocks ? 128 : 152;
   work.dram_bytes = tensor_bytes(p);
   // Every tile of outputs reads its pixels, every tile of pixels the weights.
-  const bool x_vectors = are_vectors(p.x, p.x_stride, p.h, p.w, p.dtype, kLayout);
-  // Rows of pixels that may start anywhere in a sector end in another.
-  const double edges = kLayout == Layout::kNhwc || x_vectors ? 0 : 30 * pixel_tiles;
-  const double multiplied = pixel_tiles * output_tiles * rounds * Tile::kGroups * Tile::kSlice * kBytes;
-  add_copies(work, (pixels * kBytes + edges) * k * output_tiles, multiplied * Tile::kPixels, sizeof(T), x_vectors);
-  add_copies(work, outputs * k * kBytes * pixel_tiles, multiplied * Tile::kOutputs, sizeof(T),
-             weights_are_vectors(p));
+  const double channels = pixel_tiles * output_tiles * rounds * Tile::kGroups * Tile::kSlice;  // of all tiles
+  add_pixels<Traits>(work, p, copies, output_tiles, channels);
+  add_copies(work, outputs * k * kBytes * pixel_tiles, channels * Tile::kOutputs * kBytes, sizeof(T),
+             copies.weight_vectors);
   add_outputs(work, p, kLayout);
   work.l1_bytes += work.blocks * Tile::kPixels * 56.;  // where the pixels lie, which single elements ask each time
-  if (edges > 0) work.l1_bytes += multiplied / kBytes * Tile::kPixels * 12;
   // Of a thread once, and of a pixel: where it lies in x, in y and in the residual.
   work.instructions += 1.0 * work.blocks * (Tile::kThreads * 130 + Tile::kPixels * 150);
   work.round_trips = 2 + (rounds - 1) / (Traits::kStages - 1);

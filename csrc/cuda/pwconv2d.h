@@ -1,9 +1,17 @@
 // The pointwise kernels as their table sees them. pwconv2d.cuh has their source; a pwconv2d_<type>.cu compiles them.
 #pragma once
 
-#include "matrix_tile.cuh"
+#include "device.h"
+#include "pixel_copies.cuh"
 
 namespace mbv1::cuda {
+
+// How a call's operands reach shared memory, see pixel_copies.cuh.
+struct PwCopies {
+  int word;     // of x: elements a copy, 0 for one at a time through registers
+  int shifted;  // vectors of a channel of a tile where planes start anywhere; else 0
+  bool weight_vectors;
+};
 
 // A block's tile: kPixels x kOutputs, by kGroups groups of warps that share out K.
 template <int kTilePixels, int kTileOutputs, int kTileGroups = 1>
@@ -27,14 +35,45 @@ struct PwTraits {
   static constexpr int kStages = kIsWide ? 2 : 3;
   static constexpr int kStageElements = Tile::kPixelElements + Tile::kWeightElements;
   static constexpr int kBytes =
-      max_of(kStages * Shape::kGroups * kStageElements * static_cast<int>(sizeof(T)), Tile::kStagingBytes);
+      max_of(kStages * Shape::kGroups * kStageElements * static_cast<int>(sizeof(T)), Tile::kStoreBytes);
   static constexpr int kSharedBytes = kBytes + 24 * Shape::kPixels;  // with the places of the pixels
   static_assert(kSharedBytes <= 64 * 1024);                          // what sm_75 has
+  static constexpr bool kCanShift = kLayout == Layout::kNchw && sizeof(T) == 2;
   // 128 registers a thread: 512 threads an SM hide the latency of shared memory and of the epilogue's stores. Where
   // shared memory holds fewer blocks, each may have more registers. Wide warps need them: 168, and 255 for 64 x 64.
   static constexpr int kSmThreads = Tile::kSums > 64 ? 256 : kIsWide ? 384 : 512;
   static constexpr int kBlocksPerSm =
       max_of(1, min_of(kSmThreads / Tile::kThreads, kSmSharedBytes / (kSharedBytes + 1024)));
+
+  __host__ __device__ static constexpr int shifted_elements(int vectors) {
+    return Tile::kSlice * vectors * Tile::kVec;
+  }
+
+  static int dynamic_bytes(const PwCopies& copies) {
+    if (copies.shifted == 0) return kBytes;
+    const int stage = shifted_elements(copies.shifted) + Tile::kWeightElements;
+    const int group = (kStages * stage + Tile::kPixelElements) * static_cast<int>(sizeof(T));
+    return max_of(Shape::kGroups * group, Tile::kStoreBytes);
+  }
+  static int shared_bytes(const PwCopies& copies) {
+    return dynamic_bytes(copies) + (copies.shifted > 0 ? 16 : 24) * Shape::kPixels;
+  }
+
+  static PwCopies copies(const PwConv2dParams& p) {
+    PwCopies copies{0, 0, weights_are_vectors(p)};
+    if constexpr (kLayout == Layout::kNhwc) {
+      if (channels_are_vectors(p.x, p.x_stride, p.dtype)) copies.word = Tile::kVec;
+    } else {
+      copies.word = pixel_word(p);
+      if (kCanShift && copies.word == 0 && pixels_are_shifted(p)) {
+        PwCopies shifted = copies;
+        shifted.shifted = static_cast<int>(shifted_vectors<Tile>(p.h * p.w));
+        const bool fits = shared_bytes(shifted) + 1024 <= current_device().shared_bytes;
+        if (shifted.shifted <= Tile::kGroupThreads && fits) return shifted;
+      }
+    }
+    return copies;
+  }
 };
 
 template <class T, bool kTf32, Layout kLayout, class Shape>

@@ -15,6 +15,7 @@
 
 #include <climits>
 
+#include "copies.cuh"
 #include "launch.h"
 #include "separable_bands.h"
 
@@ -86,28 +87,6 @@ class BandCopies {
   int64_t row_;
   int first_, place_, column_;
 };
-
-// One store to shared memory: the compiler would store the elements of a pack in registers one by one.
-template <class T, int kSize>
-__device__ void store_word(T* to, const Pack<T, kSize>& pack) {
-  if constexpr (sizeof(pack) == 16) {
-    uint4 bits;
-    memcpy(&bits, &pack, sizeof(bits));
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(bits.x), "r"(bits.y),
-                 "r"(bits.z), "r"(bits.w)
-                 : "memory");
-  } else if constexpr (sizeof(pack) == 8) {
-    uint2 bits;
-    memcpy(&bits, &pack, sizeof(bits));
-    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(shared_address(to)), "r"(bits.x), "r"(bits.y) : "memory");
-  } else if constexpr (sizeof(pack) == 4 && kSize == 2) {
-    uint32_t bits;
-    memcpy(&bits, &pack, sizeof(bits));
-    *reinterpret_cast<uint32_t*>(to) = bits;
-  } else {
-    store_pack(to, pack);
-  }
-}
 
 // The windows of kColumns neighbours in a row of the band. They lie in three words of kColumns elements of each row
 // of x: the last element of the first word, or its only one, is the first of the first window.
@@ -295,7 +274,7 @@ __global__ void __launch_bounds__(BandTraits<T, kTf32, Shape>::kThreads, BandTra
     stage = stage + 1 == grid.stages ? 0 : stage + 1;
   }
   wait_async<0>();
-  Tile::store(sums, nullptr, output, places, first_output);
+  Tile::store(sums, memory, output, places, first_output);
 }
 
 template <class T, bool kTf32, class Shape, int kStride>

@@ -50,6 +50,7 @@ struct BandTraits {
   static constexpr int kTapRow = 4, kTapPitch = kKernel * kTapRow;  // floats: 16-byte loads of a row of taps
   static constexpr int kTapElements = Tile::kSlice * kTapPitch;
   static constexpr int kStaticBytes = 16 * kPixels;  // the places of the pixels
+  static_assert((2 * Tile::kWeightElements + Tile::kPixelElements) * sizeof(T) >= Tile::kStoreBytes);
 
   // Words of pixels that a thread makes at once, as many as registers hold.
   __host__ __device__ static constexpr int words_at_once(int columns) {

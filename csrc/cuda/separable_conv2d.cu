@@ -131,17 +131,10 @@ cudaError_t launch_slices(const SeparableConv2dParams& p, cudaStream_t stream) {
   });
 }
 
-// What bands take they do with copies of 16 bytes, where these kernels load a value at a time. By the model alone
-// these would still run where rows of x are neither words nor vectors, from 14 x 14 to 7 x 7: bands read such windows
-// an element at a time, too, and copy x and its neighbours before.
-bool matches_any_strides(const SeparableConv2dParams& p) {
-  return matches_any(p) && !bands_match<Shape<64, 128>>(p) && !bands_match<Shape<128, 64>>(p);
-}
-
 template <Layout kLayout, int kKernel>
 bool slices_matches(const SeparableConv2dParams& p) {
   const Window& window = p.dw.window;
-  return matches_any_strides(p) && has_layout(p.dw.x_stride, kLayout) && has_layout(p.pw.y_stride, kLayout) &&
+  return matches_any(p) && has_layout(p.dw.x_stride, kLayout) && has_layout(p.pw.y_stride, kLayout) &&
          (kKernel == kAnyKernel || (window.kernel_h == kKernel && window.kernel_w == kKernel));
 }
 
@@ -194,7 +187,7 @@ KernelTable<Kernel<SeparableConv2dParams>> separable_conv2d_kernels() {
       bands<Shape<64, 128>>("separable_conv2d_nchw_k3_64x128"),
       slices<kNhwc, kAnyKernel>("separable_conv2d_nhwc"),
       slices<kNchw, kAnyKernel>("separable_conv2d_nchw"),
-      {"separable_conv2d_any", matches_any_strides, work_any, launch_any},
+      {"separable_conv2d_any", matches_any, work_any, launch_any},
       {"separable_conv2d_unfused", matches_unfused, work_unfused, launch_unfused, workspace_unfused, further_unfused},
   };
   return kKernels;

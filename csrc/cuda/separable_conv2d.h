@@ -39,7 +39,7 @@ struct SlicesTraits {
   static constexpr int kSharedBytes = kBytes + 16 * Tile::kPixels;  // with the places of the pixels
   static_assert(Tile::kThreads == kThreads && Tile::kPixels * Tile::kPacks == kThreads);
   static_assert(kTapElements * sizeof(Element) % kVectorBytes == 0);
-  static_assert(kSharedBytes <= 48 * 1024);
+  static_assert(kSharedBytes <= 48 * 1024 && kBytes >= Tile::kStoreBytes);
 };
 
 // Design A, NHWC (separable_resident.cuh): the depthwise result of a patch of pixels lies in shared memory with all

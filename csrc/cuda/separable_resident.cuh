@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(Shape::kThreads, ResidentTraits<T, kTf32, kKer
       wait_async<0>();
       __syncthreads();  // all is multiplied: the memory serves the sums
     }
-    Tile::store(sums, reinterpret_cast<float*>(memory), output, places, first_output + t * Tile::kOutputs);
+    Tile::store(sums, memory, output, places, first_output + t * Tile::kOutputs);
   }
 }
 

@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(SlicesTraits<T, kTf32, kLayout, kKernel>::kThr
     if (first_k + Tile::kSlice < channels) make_pixels(first_k + Tile::kSlice, stage ^ 1);
     Tile::multiply(sums, pixel_stages + stage * Tile::kPixelElements, weight_stages + stage * Tile::kWeightElements);
   }
-  Tile::store(sums, nullptr, output, places, first_output);
+  Tile::store(sums, memory, output, places, first_output);
 }
 
 template <class T, bool kTf32, Layout kLayout, int kKernel>

@@ -211,7 +211,8 @@ Work bands_work(const SeparableConv2dParams& p) {
   const double macs = made_pixels * made * taps(w);
   work.ffma += macs;
   // A word is a load, its condition, its address and conversions; a thread's words share a row's bounds and taps.
-  const double word = (5 + 2 * std::min(grid.columns, 2)) * (1 + 0.6 * conversions(p.dw.dtype)), row = 12;
+  const double word = 4.6 + 1.1 * std::min(grid.columns, 2) + conversions(p.dw.dtype) * (0.6 + 0.45 * grid.columns);
+  constexpr double row = 9.4;
   work.instructions += macs + made_pixels / grid.columns * made * w.kernel_h * (kWords * word + row / words) +
                        copies * 31 + 1.0 * grid.blocks() * Traits::kThreads * 150;
   work.round_trips = 1 + std::ceil(slices / (grid.stages - 1));
