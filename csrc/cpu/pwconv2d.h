@@ -122,6 +122,9 @@ void pack_pixels(const PwConv2dParams& p, int64_t first, int64_t count, E* a) {
 
 // Planes that are read and written where they lie, if they are dense, large and few: neither is then transposed.
 constexpr int64_t kLargePlane = 28 * 28, kFewPlanes = 256;
+// Neighbouring panels that a row of tiles takes one after another: what lies together of a plane is then read and
+// written together. As many as a first-level cache keeps, and as pay.
+constexpr int64_t kPanelsBytes = 32 * 1024, kMostPanels = 8;
 
 inline bool takes_planes(const PwConv2dParams& p) {
   const auto dense = [&](const Strides4& s) { return s.w == 1 && (s.h == p.w || p.h == 1); };
@@ -136,21 +139,22 @@ void pwconv2d_planes(const PwConv2dParams& p, const Threads& threads) {
                                       p.out_channels, p.in_channels);
   const T* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const int64_t pixels = p.h * p.w, panels = divide_up(pixels, kCols), tile = tile_elements<T>(kRows, p.in_channels);
-  parallel(threads, p.batch * panels, [&](int64_t begin, int64_t end) {
+  // The product takes several channels at a time, and whole vectors of pixels.
+  const bool copies = p.in_channels % WeightRows<T>::kUnroll != 0;
+  const int64_t fitting = kPanelsBytes / (p.in_channels * kCols * static_cast<int64_t>(sizeof(T)));
+  const int64_t group = copies ? 1 : larger<int64_t>(1, smaller(fitting, kMostPanels));
+  const int64_t groups = divide_up(panels, group);
+  parallel(threads, p.batch * groups, [&](int64_t begin, int64_t end) {
     T* copy = workspace<T>(Slot::kInput, panel_elements<T>(p.in_channels));
     int64_t y_row[kRows], residual_row[kRows];
     for (int64_t r = 0; r < kRows; ++r) y_row[r] = r * p.y_stride.c, residual_row[r] = r * p.residual_stride.c;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / panels, first = item % panels * kCols;
-      const int64_t cols = smaller<int64_t>(pixels - first, kCols);
+      const int64_t n = item / groups, first = item % groups * group * kCols;
+      const int64_t last = smaller(first + group * kCols, pixels);
       const T* x = static_cast<const T*>(p.x) + n * p.x_stride.n;
+      const int64_t whole = copies ? first : last - (last - first) % kCols;
+      if (whole < last) pack_panel(x, EvenRows{p.x_stride.c}, 1, p.in_channels, pixels, whole, copy);
       WeightRows<T> rows{{weights, p.in_channels}, p.x_stride.c};
-      const T* panel = x + first;
-      // The product takes whole vectors of pixels, and several channels at a time.
-      if (cols < kCols || p.in_channels % WeightRows<T>::kUnroll != 0) {
-        pack_panel(x, EvenRows{p.x_stride.c}, 1, p.in_channels, pixels, first, copy);
-        panel = copy, rows.plane = kCols;
-      }
       for (int64_t o = 0; o < p.out_channels; o += kRows, rows.a += tile) {
         const int64_t count = smaller<int64_t>(p.out_channels - o, kRows);
         Output<T> out{static_cast<T*>(p.y) + n * p.y_stride.n + o * p.y_stride.c + first,
@@ -164,7 +168,14 @@ void pwconv2d_planes(const PwConv2dParams& p, const Threads& threads) {
               static_cast<const T*>(p.residual) + n * p.residual_stride.n + o * p.residual_stride.c + first;
           out.residual_row = residual_row, out.residual_step = 1;
         }
-        multiply_into(out, rows, count, panel, bias + o, 0, cols);
+        for (int64_t pixel = first; pixel < last; pixel += kCols) {
+          const bool in_place = pixel < whole;
+          rows.plane = in_place ? p.x_stride.c : kCols;
+          multiply_into(out, rows, count, in_place ? x + pixel : copy, bias + o, 0,
+                        smaller<int64_t>(last - pixel, kCols));
+          out.y += kCols;
+          if (p.residual != nullptr) out.residual += kCols;
+        }
       }
     }
   });

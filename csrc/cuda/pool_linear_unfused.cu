@@ -105,33 +105,97 @@ __global__ void __launch_bounds__(kThreads) pool_nchw_kernel(PoolLinearParams p,
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) linear_kernel(PoolLinearParams p, int64_t feature_tiles) {
-  constexpr int kVec = kVectorSize<T>;
-  const DivMod block = divmod(blockIdx.x, feature_tiles);
-  const int lane = threadIdx.x % 32;
-  const int64_t feature = block.remainder * (kThreads / 32) + threadIdx.x / 32;
-  if (feature >= p.out_features) return;
-  const T* means = static_cast<const T*>(p.workspace) + block.quotient * p.channels;
-  const T* weights = static_cast<const T*>(p.weight) + feature * p.weight_stride_o;
-
-  float sum = 0.f;
-#pragma unroll 4
-  for (int64_t k = lane * kVec; k < p.channels; k += 32 * kVec) {
-    const auto weight = load_pack<kVec>(weights + k), mean = load_pack<kVec>(means + k);
+// The total over the warp of sums[index], to lanes index * 32 / kSums on. Each step halves what a lane has to add.
+template <int kSums, int kMask = 16>
+__device__ float reduce_scatter(const float (&sums)[kSums]) {
+  constexpr int kHalf = kSums / 2;
+  if constexpr (kMask == 0) {
+    return sums[0];
+  } else if constexpr (kHalf == 0) {
+    const float sum[1] = {sums[0] + __shfl_xor_sync(0xffffffff, sums[0], kMask)};
+    return reduce_scatter<1, kMask / 2>(sum);
+  } else {
+    const bool upper = threadIdx.x & kMask;
+    float halves[kHalf];
 #pragma unroll
-    for (int v = 0; v < kVec; ++v) sum = fmaf(to_float(weight[v]), to_float(mean[v]), sum);
+    for (int i = 0; i < kHalf; ++i) {
+      const float low = sums[i], high = sums[i + kHalf];
+      halves[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffff, upper ? low : high, kMask);
+    }
+    return reduce_scatter<kHalf, kMask / 2>(halves);
   }
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
-  if (lane > 0) return;
-  const float bias = p.bias ? to_float(static_cast<const T*>(p.bias)[feature * p.bias_stride]) : 0.f;
-  static_cast<T*>(p.y)[block.quotient * p.out_features + feature] = from_float<T>(sum + bias);
 }
 
-constexpr int64_t kMostVectors = 2;  // images whose linear layer is no product of matrices
+template <class T, int kImages, int kFeatures>
+__global__ void __launch_bounds__(kThreads, 3) linear_kernel(PoolLinearParams p, int64_t feature_tiles) {
+  constexpr int kVec = kVectorSize<T>, kSums = kImages * kFeatures, kLanes = 32 / kSums;
+  static_assert(kSums <= 32);
+  const DivMod block = divmod(blockIdx.x, feature_tiles);
+  const int lane = threadIdx.x % 32;
+  const int64_t first_image = block.quotient * kImages;
+  const int64_t first_feature = (block.remainder * (kThreads / 32) + threadIdx.x / 32) * kFeatures;
+  if (first_feature >= p.out_features) return;
+  // Past the end, the last one again: what comes of it is not stored.
+  const T* means[kImages];
+  const T* weights[kFeatures];
+#pragma unroll
+  for (int i = 0; i < kImages; ++i) {
+    means[i] = static_cast<const T*>(p.workspace) + min(first_image + i, p.batch - 1) * p.channels;
+  }
+#pragma unroll
+  for (int f = 0; f < kFeatures; ++f) {
+    weights[f] = static_cast<const T*>(p.weight) + min(first_feature + f, p.out_features - 1) * p.weight_stride_o;
+  }
 
-int64_t feature_tiles(const PoolLinearParams& p) { return ceil_div(p.out_features, kThreads / 32); }
+  float sums[kSums] = {};
+#pragma unroll(kSums == 1 ? 4 : 1)
+  for (int64_t k = lane * kVec; k < p.channels; k += 32 * kVec) {
+    Pack<T, kVec> packs[kFeatures];
+#pragma unroll
+    for (int f = 0; f < kFeatures; ++f) packs[f] = load_pack<kVec>(weights[f] + k);
+#pragma unroll
+    for (int i = 0; i < kImages; ++i) {
+      const auto mean = load_pack<kVec>(means[i] + k);
+#pragma unroll
+      for (int v = 0; v < kVec; ++v) {
+        const float value = to_float(mean[v]);
+#pragma unroll
+        for (int f = 0; f < kFeatures; ++f) {
+          sums[i * kFeatures + f] = fmaf(to_float(packs[f][v]), value, sums[i * kFeatures + f]);
+        }
+      }
+    }
+  }
+  const float sum = reduce_scatter(sums);
+  const int index = lane / kLanes;
+  const int64_t image = first_image + index / kFeatures, feature = first_feature + index % kFeatures;
+  if (lane % kLanes != 0 || image >= p.batch || feature >= p.out_features) return;
+  const float bias = p.bias ? to_float(static_cast<const T*>(p.bias)[feature * p.bias_stride]) : 0.f;
+  static_cast<T*>(p.y)[image * p.out_features + feature] = from_float<T>(sum + bias);
+}
+
+// The tile of a warp: more images for each weight where there are images, fewer features where SMs would be idle.
+struct LinearGrid {
+  int images, features;
+  int64_t feature_tiles, blocks;
+};
+
+LinearGrid linear_grid(const PoolLinearParams& p) {
+  const auto grid_of = [&](int images, int features) {
+    const int64_t tiles = ceil_div(p.out_features, features * (kThreads / 32));
+    return LinearGrid{images, features, tiles, tiles * ceil_div(p.batch, images)};
+  };
+  if (p.batch <= 2) return grid_of(1, 1);
+  const LinearGrid large = grid_of(8, 4);
+  return large.blocks >= 2 * current_device().sms ? large : grid_of(8, 1);
+}
+
+template <class T, int kImages, int kFeatures>
+cudaError_t launch_linear(const PoolLinearParams& p, const LinearGrid& grid, cudaStream_t stream) {
+  linear_kernel<T, kImages, kFeatures>
+      <<<static_cast<unsigned>(grid.blocks), kThreads, 0, stream>>>(p, grid.feature_tiles);
+  return cudaGetLastError();
+}
 
 constexpr int64_t kAlignment = 256;
 
@@ -220,25 +284,42 @@ Work work_means(const PoolLinearParams& p) {
   return work;
 }
 
-std::vector<Work> further_means(const PoolLinearParams& p) {
-  if (p.batch > kMostVectors) {
-    const PwConv2dParams pw = linear(p);
-    return {choose(pw)->work(pw)};
-  }
-  const double bytes = element_bytes(p.dtype), outputs = 1.0 * p.batch * p.out_features;
-  const double means = 1.0 * p.batch * p.channels, products = outputs * p.channels;
+Work linear_work(const PoolLinearParams& p, const LinearGrid& grid) {
+  constexpr double kSector = 32;
+  const double bytes = element_bytes(p.dtype), means = 1.0 * p.batch * p.channels;
+  const double weights = 1.0 * p.out_features * p.channels, y = 1.0 * p.batch * p.out_features;
+  const double image_tiles = static_cast<double>(ceil_div(p.batch, grid.images));
+  const double warps = image_tiles * ceil_div(p.out_features, grid.features), sums = grid.images * grid.features;
   Work work{};
-  work.blocks = p.batch * feature_tiles(p);
-  work.threads = kThreads, work.registers = 40, work.shared_bytes = 0;
-  work.dram_bytes = (1.0 * p.out_features * (p.channels + (p.bias != nullptr)) + outputs + means) * bytes;
-  // A block reads its means once from L2, its warps from L1; their outputs and biases are part of a sector.
-  work.l2_bytes = products * bytes + work.blocks * (p.channels * bytes + 64);
-  work.l1_bytes = 2 * products * bytes + outputs * 64;
-  work.ffma = products;
-  work.instructions =
-      products * (1 + 2 * conversions(p.dtype)) + products / vector_size(p.dtype) * 6 + outputs * 1800;
-  work.round_trips = 1;
-  return {work};
+  work.blocks = grid.blocks;
+  work.threads = kThreads, work.registers = sums == 32 ? 168 : sums == 8 ? 116 : 64, work.shared_bytes = 0;
+  work.dram_bytes = (weights + p.out_features + y + means) * bytes;
+  // A block reads the means of its images and its biases once from L2, its warps from L1. A warp's outputs lie in a
+  // sector for each image.
+  const double once = weights * image_tiles * bytes + warps * grid.images * kSector;
+  const double block_means = 1.0 * p.channels * grid.images * bytes;
+  work.l2_bytes = once + grid.blocks * (block_means + kSector);
+  work.l1_bytes = once + warps * (block_means + kSector);
+  work.ffma = warps * p.channels * sums;
+  const double vectors = 1.0 * p.channels / vector_size(p.dtype) * (grid.images + grid.features);
+  work.instructions = work.ffma + warps * (vectors * (3 + vector_size(p.dtype) * conversions(p.dtype)) +
+                                           32 * (sums == 1 ? 56 : sums * 4 + 50));
+  work.round_trips = sums == 1 ? 1.0 : std::max(1.0, p.channels / (32.0 * vector_size(p.dtype)));
+  return work;
+}
+
+bool is_pointwise(const PoolLinearParams& p, const LinearGrid& grid) {
+  if (grid.images == 1) return false;
+  const PwConv2dParams pw = linear(p);
+  const Device& device = current_device();
+  return predict(choose(pw)->work(pw), device).us < predict(linear_work(p, grid), device).us;
+}
+
+std::vector<Work> further_means(const PoolLinearParams& p) {
+  const LinearGrid grid = linear_grid(p);
+  if (!is_pointwise(p, grid)) return {linear_work(p, grid)};
+  const PwConv2dParams pw = linear(p);
+  return {choose(pw)->work(pw)};
 }
 
 int64_t workspace_means(const PoolLinearParams& p) {
@@ -250,9 +331,9 @@ int64_t workspace_means(const PoolLinearParams& p) {
 template <bool kChannelsLast>
 cudaError_t launch_means(const PoolLinearParams& p, cudaStream_t stream) {
   const int64_t blocks = pool_blocks<kChannelsLast>(p);
-  const int64_t linear_blocks = p.batch * feature_tiles(p);
+  const LinearGrid grid = linear_grid(p);
   if (const cudaError_t error = check_grid(blocks); error != cudaSuccess) return error;
-  if (const cudaError_t error = check_grid(linear_blocks); error != cudaSuccess) return error;
+  if (const cudaError_t error = check_grid(grid.blocks); error != cudaSuccess) return error;
   return dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if constexpr (kChannelsLast) {
@@ -263,12 +344,12 @@ cudaError_t launch_means(const PoolLinearParams& p, cudaStream_t stream) {
           <<<static_cast<unsigned>(blocks), kThreads, planes_bytes(p), stream>>>(p, planes_of_block(p));
     }
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-    if (p.batch > kMostVectors) {
+    if (is_pointwise(p, grid)) {
       const PwConv2dParams pw = linear(p);
       return choose(pw)->launch(pw, stream);
     }
-    linear_kernel<T><<<static_cast<unsigned>(linear_blocks), kThreads, 0, stream>>>(p, feature_tiles(p));
-    return cudaGetLastError();
+    if (grid.images == 1) return launch_linear<T, 1, 1>(p, grid, stream);
+    return grid.features == 1 ? launch_linear<T, 8, 1>(p, grid, stream) : launch_linear<T, 8, 4>(p, grid, stream);
   });
 }
 
