@@ -29,6 +29,22 @@ bool in_place(const DwConv2dParams& p) {
   return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w && !aliases;
 }
 
+// A tensor that is in memory when it is read, not in the third-level cache, which has other tensors and other cores.
+constexpr int64_t kFarBytes = 8 * 1024 * 1024;
+
+// Columns [begin, end) of rows [top, bottom) of an image, channels [c_begin, c_end), into the second-level cache.
+template <class T>
+void fetch_pixels(const DwConv2dParams& p, const T* image, int64_t top, int64_t bottom, int64_t begin, int64_t end,
+                  int64_t c_begin, int64_t c_end) {
+  const int64_t bytes = (c_end - c_begin) * static_cast<int64_t>(sizeof(T));
+  for (int64_t r = top; r < bottom; ++r) {
+    for (int64_t i = begin; i < end; ++i) {
+      const char* pixel = reinterpret_cast<const char*>(image + r * p.x_stride.h + i * p.x_stride.w + c_begin);
+      for (int64_t line = 0; line < bytes; line += kCacheLine) __builtin_prefetch(pixel + line, 0, 2);
+    }
+  }
+}
+
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
 // c * channel_step behind its first, which `place(oh)` gives as in depthwise_rows. The last block of channels may
 // overlap the one before it.
@@ -38,7 +54,9 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
                         const Place& place) {
   constexpr int kL = kLanes<Acc<T>>;
   const Window& w = p.window;
-  const T* const x = static_cast<const T*>(p.x) + n * p.x_stride.n - w.pad_left * p.x_stride.w;
+  const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
+  const T* const x = image - w.pad_left * p.x_stride.w;
+  const bool far = p.batch * p.in_h * p.in_w * p.channels * static_cast<int64_t>(sizeof(T)) >= kFarBytes;
   DwRow<T> row;
   row.row_size = p.x_stride.h, row.rows = p.in_h, row.pixel = p.x_stride.w;
   row.tap_step = weights.channel_stride;
@@ -51,7 +69,16 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
     row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
     // Block by block within a run: the order in which they lie in memory.
     const DwPlace<D> to = place(oh);
+    // The rows that the next output row is the first to read, along with this one: the processor's own prefetchers
+    // see runs of pixels end and others begin.
+    const int64_t bottom = top + rows_spanned(w, 1), fetch_end = far ? smaller(bottom + w.stride_h, p.in_h) : bottom;
+    int64_t fetched = 0;
     runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
+      if (bottom < fetch_end && step == 1) {
+        const int64_t columns = smaller((ow + kLongRun) * w.stride_w, p.in_w);
+        fetch_pixels(p, image, bottom, fetch_end, fetched, columns, c_begin, c_end);
+        fetched = larger(fetched, columns);
+      }
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
       const auto make = [&](int64_t c, int64_t blocks) {
         row.taps = weights.taps + c, row.bias = weights.bias + c;
