@@ -208,7 +208,9 @@ void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
   const int64_t items = divide_up(threads.count * kItemsPerThread, runs.count);
   const int64_t blocks = smaller(panels, divide_up(items, tiles)), panels_per_block = divide_up(panels, blocks);
   const int64_t fitting = larger<int64_t>(1, kTileBytes / (tile * static_cast<int64_t>(sizeof(E))));
-  const int64_t group = smaller(fitting, divide_up(tiles * blocks, items)), groups = divide_up(tiles, group);
+  // Of a single run every thread gets as many groups, of as many tiles.
+  const int64_t most = smaller(fitting, divide_up(tiles * blocks, items)), even = runs.count == 1 ? threads.count : 1;
+  const int64_t group = divide_up(tiles, round_up(divide_up(tiles, most), even)), groups = divide_up(tiles, group);
   parallel(threads, runs.count * groups * blocks, [&](int64_t begin, int64_t end) {
     E* a = workspace<E>(Slot::kTile, group * tile);
     int64_t packed_group = -1;
