@@ -106,8 +106,7 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
   }
   check.bytes("packed", packed);
   const uintptr_t offset = reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % alignof(float);
-  if (offset != 0)
-    check.fail("packed", "data at a multiple of 4 bytes", std::to_string(offset) + " bytes behind one");
+  if (offset != 0) check.fail("packed", "data at a multiple of 4 bytes", std::to_string(offset) + " behind one");
   const char* at = static_cast<const char*>(packed.const_data_ptr());
   int64_t left = packed.numel();
   ChainStage stages[kMaxStages] = {};

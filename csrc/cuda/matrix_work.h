@@ -59,27 +59,33 @@ inline void add_copies(Work& work, double bytes, double staged, int element_byte
   work.instructions += staged / kVectorBytes * 7.5 + (vectors ? 0 : bytes / element_bytes * 7);
 }
 
-// Elements of y, or of a residual: by 16 bytes each, or one by one. Then in NHWC lanes are 16 bytes apart, so that
-// two share a sector, but for the first and last of the 4 or 8 that lie in a row where that starts inside one; in
-// NCHW they are neighbours, whose runs of 32, or to the end of a plane, end in a sector of their own.
-inline void add_output(Work& work, const PwConv2dParams& p, Layout layout, bool vectors) {
+// How lanes access the elements of y, or of a residual: 16 bytes each; elements that are 16 bytes apart; or
+// neighbours.
+enum class Lanes { kVectors, kApart, kNeighbours };
+
+inline void add_output(Work& work, const PwConv2dParams& p, Lanes lanes) {
   const double elements = 1.0 * p.batch * p.h * p.w * p.out_channels, size = element_bytes(p.dtype);
-  const double runs = elements / 32 + elements / (1.0 * p.h * p.w);
-  const double bytes = vectors                   ? elements * size
-                       : layout == Layout::kNhwc ? elements * 1.2 * kVectorBytes
-                                                 : elements * size + runs * (32 - size);
+  double bytes = elements * size;
+  // Apart, two lanes share a sector, but for the first and last of the 4 or 8 elements that lie in a row where that
+  // starts inside one. Runs of 32 neighbours, or to the end of a plane, end in a sector of their own.
+  if (lanes == Lanes::kApart) bytes = elements * 1.2 * kVectorBytes;
+  if (lanes == Lanes::kNeighbours) bytes += (elements / 32 + elements / (1.0 * p.h * p.w)) * (32 - size);
   work.l2_bytes += bytes, work.l1_bytes += bytes;
-  if (!vectors) work.instructions += elements * 5;
+  if (lanes != Lanes::kVectors) work.instructions += elements * 5;
 }
 
 inline void add_outputs(Work& work, const PwConv2dParams& p, Layout layout, bool vectors = true) {
-  const bool y_vectors = vectors && are_vectors(p.y, p.y_stride, p.h, p.w, p.dtype, layout);
-  add_output(work, p, layout, y_vectors);
-  // A warp's 8 rows of 32 pixels, or 4 of them, pass through shared memory.
-  if (layout == Layout::kNchw && !y_vectors) work.l1_bytes += 8.0 * p.batch * p.h * p.w * p.out_channels;
-  if (p.residual == nullptr) return;
-  const bool alike = are_vectors(p.residual, p.residual_stride, p.h, p.w, p.dtype, layout);
-  add_output(work, p, layout, vectors && alike);
+  const auto lanes_of = [&](const void* data, const Strides4& stride) {
+    return vectors && are_vectors(data, stride, p.h, p.w, p.dtype, layout) ? Lanes::kVectors : Lanes::kApart;
+  };
+  Lanes y = lanes_of(p.y, p.y_stride), residual = lanes_of(p.residual, p.residual_stride);
+  if (layout == Layout::kNchw && y == Lanes::kApart) {
+    // A warp's 8 rows of 32 pixels, or 4 of them, pass through shared memory, and its residual is read as they lie.
+    work.l1_bytes += 8.0 * p.batch * p.h * p.w * p.out_channels;
+    y = residual = Lanes::kNeighbours;
+  }
+  add_output(work, p, y);
+  if (p.residual != nullptr) add_output(work, p, residual);
 }
 
 template <class Count>

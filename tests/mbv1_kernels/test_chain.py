@@ -80,6 +80,9 @@ def test_errors_name_the_argument() -> None:
         r"packed: expected a contiguous 1-D uint8 tensor on the CPU, got .* strided": lambda: run(
             x, torch.cat([packed, packed])[::2], numbers
         ),
+        "packed: expected data at a multiple of 4 bytes, got 1 behind one": lambda: run(
+            x, torch.cat([packed[:1], packed])[1:], numbers
+        ),
         "layers: expected 13 integers for each of 1 to 64": lambda: run(x, packed, numbers[:-1]),
         "layers: expected 13 integers .*got 0": lambda: run(x, packed, []),
         r"parts: expected a contiguous 1-D uint8 tensor on the CPU, got \(.*\) float32 on cpu": lambda: (
