@@ -147,6 +147,7 @@ CASES: tuple[Case, ...] = (
     _dw((1, 8, 6, 6), 1, activation="relu"),
     _dw((1, 5, 7, 8), 2, stride=2, activation="relu6"),
     _dw((1, 4, 12, 11), 9, padding=4),
+    _dw((1, 16, 14, 10), (9, 3), padding=(4, 1), activation="relu"),
     _dw((1, 6, 8, 9), (3, 5), padding=(1, 2), activation="relu"),
     _dw((1, 3, 2, 3), 5, padding=(4, 3, 2, 1), activation="silu"),
     # Dilation, strides beyond the window, padding beyond it.

@@ -95,6 +95,7 @@ class DwRuns {
     for (int64_t rest = stride % common; rest > 0; rest = stride % common) stride = common, common = rest;
     phases_ = w.dilation_w / common, stride = w.stride_w / common;
     if constexpr (!std::is_same_v<T, double>) {
+      if (w.kernel_h > kMostRows) return;
       if (w.kernel_w == 3) set<3>(stride, w.dilation_w);
       if (w.kernel_w == 5) set<5>(stride, w.dilation_w);
       if (w.kernel_w == 7) set<7>(stride, w.dilation_w);
@@ -221,11 +222,13 @@ void stage_row(const DwConv2dParams& p, int64_t n, int64_t r, int64_t block_begi
   }
 }
 
-// Where an output row goes: pixel ow to y[offsets[ow]].
+// Where an output row goes: pixel ow to y[offsets[ow]], and the next one, if it is worth fetching, to
+// next[offsets[ow]].
 template <class D>
 struct DwPlace {
   D* y;
   const int64_t* offsets;
+  D* next = nullptr;
 };
 
 // Output rows [begin, end) of image n, blocks [block_begin, block_end), from x in any memory layout: each input row

@@ -12,37 +12,24 @@ namespace {
 // and at least so many that what it takes of a pixel is whole cache lines.
 constexpr int64_t kRowsBytes = 16 * 1024;
 constexpr int64_t kLeastBlocks = 4;
-// A first-level cache keeps few lines whose addresses differ by multiples of this.
-constexpr int64_t kAliasBytes = 4096;
 
 // Whether the input is read where it lies: its channels are neighbours, and the padding, which is nowhere, is
-// narrower than a window. Not worth it for float32 where the pixels of a window push each other out of the
-// first-level cache, unless there is arithmetic enough meanwhile; dilated windows' copies would take more of it than
-// they save.
+// narrower than a window.
 template <class T>
 bool in_place(const DwConv2dParams& p) {
   const Window& w = p.window;
   const int64_t pad_right = columns_spanned(p) - w.pad_left - p.in_w, pad = larger<int64_t>(w.pad_left, pad_right);
-  const int64_t pixel_bytes = p.x_stride.w * static_cast<int64_t>(sizeof(T));
-  const int64_t alias = w.kernel_w == 3 && w.stride_w == 1 ? kAliasBytes / 2 : kAliasBytes;
-  const bool aliases = sizeof(T) >= 4 && w.dilation_w == 1 && pixel_bytes % alias == 0;
-  return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w && !aliases;
+  return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w;
 }
 
-// A tensor that is in memory when it is read, not in the third-level cache, which has other tensors and other cores.
+// Input and output that are in memory when they are read and written, not in the third-level cache, which has other
+// tensors and other cores.
 constexpr int64_t kFarBytes = 8 * 1024 * 1024;
 
-// Columns [begin, end) of rows [top, bottom) of an image, channels [c_begin, c_end), into the second-level cache.
 template <class T>
-void fetch_pixels(const DwConv2dParams& p, const T* image, int64_t top, int64_t bottom, int64_t begin, int64_t end,
-                  int64_t c_begin, int64_t c_end) {
-  const int64_t bytes = (c_end - c_begin) * static_cast<int64_t>(sizeof(T));
-  for (int64_t r = top; r < bottom; ++r) {
-    for (int64_t i = begin; i < end; ++i) {
-      const char* pixel = reinterpret_cast<const char*>(image + r * p.x_stride.h + i * p.x_stride.w + c_begin);
-      for (int64_t line = 0; line < bytes; line += kCacheLine) __builtin_prefetch(pixel + line, 0, 2);
-    }
-  }
+bool is_far(const DwConv2dParams& p) {
+  const int64_t pixels = p.batch * (p.in_h * p.in_w + p.out_h * p.out_w);
+  return pixels * p.channels * static_cast<int64_t>(sizeof(T)) >= kFarBytes;
 }
 
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
@@ -56,7 +43,8 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
   const Window& w = p.window;
   const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
   const T* const x = image - w.pad_left * p.x_stride.w;
-  const bool far = p.batch * p.in_h * p.in_w * p.channels * static_cast<int64_t>(sizeof(T)) >= kFarBytes;
+  // Whole pixels, one behind the other.
+  const bool fetches = is_far<T>(p) && c_end - c_begin == p.channels && p.x_stride.w == p.channels;
   DwRow<T> row;
   row.row_size = p.x_stride.h, row.rows = p.in_h, row.pixel = p.x_stride.w;
   row.tap_step = weights.channel_stride;
@@ -69,15 +57,14 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
     row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
     // Block by block within a run: the order in which they lie in memory.
     const DwPlace<D> to = place(oh);
-    // The rows that the next output row is the first to read, along with this one: the processor's own prefetchers
-    // see runs of pixels end and others begin.
-    const int64_t bottom = top + rows_spanned(w, 1), fetch_end = far ? smaller(bottom + w.stride_h, p.in_h) : bottom;
-    int64_t fetched = 0;
+    // The rows that the next output row is the first to read, and that row, along with this one: the processor's own
+    // prefetchers see runs of pixels end and others begin. Behind the last rows lies the next image.
+    const T* const below = image + (top + rows_spanned(w, 1)) * p.x_stride.h;
     runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
-      if (bottom < fetch_end && step == 1) {
-        const int64_t columns = smaller((ow + kLongRun) * w.stride_w, p.in_w);
-        fetch_pixels(p, image, bottom, fetch_end, fetched, columns, c_begin, c_end);
-        fetched = larger(fetched, columns);
+      if (fetches && step == 1) {
+        row.fetch.rows = w.stride_h, row.fetch.row_bytes = p.x_stride.h * static_cast<int64_t>(sizeof(T));
+        row.fetch.x = reinterpret_cast<const char*>(below + ow * w.stride_w * p.x_stride.w);
+        row.fetch.y = to.next != nullptr ? reinterpret_cast<const char*>(to.next + to.offsets[ow]) : nullptr;
       }
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
       const auto make = [&](int64_t c, int64_t blocks) {
@@ -85,6 +72,7 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
         run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step, blocks);
       };
       make(c_begin, (c_whole - c_begin) / kL);
+      row.fetch.rows = 0;
       if (c_whole < c_end) make(c_end - kL, 1);
     });
   }
@@ -106,8 +94,9 @@ void dwconv2d_in_place(const DwConv2dParams& p, const DwWeights<T>& weights, con
       const int64_t c_begin = group * whole / groups * kL;
       const int64_t c_end = group + 1 < groups ? (group + 1) * whole / groups * kL : p.channels;
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
-      depthwise_in_place(p, runs, weights, n, row, smaller(row + band, p.out_h), c_begin, c_end, 1,
-                         [&](int64_t oh) { return DwPlace<T>{image + oh * p.y_stride.h, offsets}; });
+      depthwise_in_place(p, runs, weights, n, row, smaller(row + band, p.out_h), c_begin, c_end, 1, [&](int64_t oh) {
+        return DwPlace<T>{image + oh * p.y_stride.h, offsets, image + (oh + 1) * p.y_stride.h};
+      });
     }
   });
 }

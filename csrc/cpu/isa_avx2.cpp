@@ -10,7 +10,7 @@
 #include "kernels.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
+#pragma GCC target("avx2,fma,f16c,prfchw")
 #define MBV1_ISA avx2
 #define MBV1_VECTOR_BYTES 32
 #include "isa.h"

@@ -202,6 +202,13 @@ MBV1_INLINE V in_register(V v) {
   return v;
 }
 
+// The same of an address: what is computed from it is computed behind this.
+template <class T>
+MBV1_INLINE const T* in_register(const T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // Elements that one operand of multiply_add takes side by side: pairs of BFloat16.
 template <class E>
 constexpr int kPairOf = sizeof(E) == 2 ? 2 : 1;

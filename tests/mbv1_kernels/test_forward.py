@@ -122,6 +122,17 @@ def test_one_pixel_expanded_to_an_image(height: int, dtype: str) -> None:
     check(call, call(backend="cpu"))
 
 
+@pytest.mark.parametrize("layout", ["nhwc", "nhwc_sliced"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("op", ["dwconv2d", "separable_conv2d"])
+def test_tensors_that_no_cache_holds(op: str, stride: int, dtype: str, layout: str) -> None:
+    """Their next rows are fetched ahead, behind the last row those of the next image, if there is one."""
+    options = {"padding": 1, "stride": stride, "dw_activation" if op == "separable_conv2d" else "activation": "relu"}
+    call = build(Case(op, (4, 72, 120, 118), (3, 3), out=8, options=options), DTYPES[dtype], layout)
+    check(call, call(backend="cpu"))
+
+
 def test_offsets_beyond_2_31_elements() -> None:
     """In memory that is reserved but never touched in between."""
     for near, far in far_apart("cpu"):
