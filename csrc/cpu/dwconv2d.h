@@ -22,9 +22,9 @@ bool in_place(const DwConv2dParams& p) {
   return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w;
 }
 
-// Input and output that are in memory when they are read and written, not in the third-level cache, which has other
-// tensors and other cores.
-constexpr int64_t kFarBytes = 8 * 1024 * 1024;
+// Input and output that a second-level cache does not hold. What holds them is slow: memory, or a third-level cache
+// that has other tensors and other cores.
+constexpr int64_t kFarBytes = 1024 * 1024;
 
 template <class T>
 bool is_far(const DwConv2dParams& p) {
