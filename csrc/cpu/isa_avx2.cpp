@@ -1,4 +1,4 @@
-// The kernels for x86-64 processors with AVX2, FMA and F16C.
+// The kernels for x86-64 processors with AVX2, FMA and F16C. PREFETCHW (prfchw) does nothing on those that lack it.
 #if defined(__x86_64__)
 #include <cmath>
 #include <cstdint>
