@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,19 +12,7 @@ import torch
 import mbv1_kernels
 from mbv1_kernels import backends
 from tests.cases import CASES, DTYPES, LAYOUTS, build
-
-ISAS = ["portable", "avx2", "avx512", "avx512bf16"]
-
-
-def _cpu_has(isa: str) -> bool:
-    capability = torch.backends.cpu.get_cpu_capability()
-    has = {
-        "portable": True,
-        "avx2": "AVX2" in capability or "AVX512" in capability,
-        "avx512": "AVX512" in capability,
-        "avx512bf16": "AVX512" in capability and "avx512_bf16" in Path("/proc/cpuinfo").read_text(),
-    }
-    return has[isa]
+from tests.instruction_sets import INSTRUCTION_SETS, processor_has
 
 
 @pytest.mark.parametrize("op", backends.OPS)
@@ -69,10 +56,10 @@ def test_kernel_names_end_with_dtype_and_instruction_set() -> None:
     for suffix, dtype in DTYPES.items():
         call = build(CASES[0], dtype, "nhwc")
         name = mbv1_kernels.explain(call.op, *call.args, **call.kwargs).kernel
-        assert name.startswith(f"dwconv2d_nhwc_{suffix}_") and name.rsplit("_", 1)[1] in ISAS
+        assert name.startswith(f"dwconv2d_nhwc_{suffix}_") and name.rsplit("_", 1)[1] in INSTRUCTION_SETS
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 def test_forced_instruction_set(isa: str) -> None:
     """MBV1_CPU_ISA runs the whole table on another instruction set, or says that the processor lacks it."""
     code = (
@@ -87,7 +74,7 @@ def test_forced_instruction_set(isa: str) -> None:
     )
     environment = dict(os.environ, MBV1_CPU_ISA=isa)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    if _cpu_has(isa):
+    if processor_has(isa):
         assert run.returncode == 0, run.stderr
         assert run.stdout.strip().endswith(isa)
     else:
