@@ -132,7 +132,7 @@ class Chain {
       const Layer<T, E>& last = layers[layers[s].group_end - 1];
       const Map<T> out{in.data == maps ? maps + shared_elements : maps, last.rows, last.columns,
                        last.map_bytes() > kFarMapBytes};
-      if (layers[s].group_end < count) clear_padding(last, out);
+      if (layers[s].group_end < count) clear_padding(out, last.blocks, last.left, last.stage.out_w);
       run_group(n, s, in, out, threads);
       in = out;
     }
@@ -167,10 +167,13 @@ class Chain {
     progress.out[last] = out;
     for (int64_t s = first; s < last; ++s) {
       progress.out[s] = {memory, layers[s].rows, layers[s].columns};
-      clear_padding(layers[s], progress.out[s]);
+      clear_padding(progress.out[s], layers[s].blocks, layers[s].left, layers[s].stage.out_w);
       memory += layers[s].map_elements();
     }
-    if (from_x) progress.in = {memory, in_rows, columns_spanned(head.dw)};
+    if (from_x) {
+      progress.in = {memory, in_rows, columns_spanned(head.dw)};
+      clear_padding(progress.in, blocks_of<A>(head.stage.in_channels), head.stage.window.pad_left, head.stage.in_w);
+    }
     progress.begin[last] = begin, progress.end[last] = end;
     for (int64_t s = last; s > first; --s) {
       const Window& w = layers[s].stage.window;
@@ -261,21 +264,6 @@ class Chain {
       multiply_tiles(output, middle, pixels, l.weights.panels, l.stage.in_channels, l.weights.bias, output_columns(s),
                      begin, end);
     });
-  }
-
-  void clear_padding(const Layer<T, E>& l, const Map<T>& map) const {
-    const int64_t right = l.left + l.stage.out_w;
-    for (int64_t row = 0; row < l.blocks * map.rows; ++row) {
-      T* columns = map.data + row * map.row_size();
-      clear_columns(columns, l.left);
-      clear_columns(columns + right * kL, map.columns - right);
-    }
-  }
-
-  // In stores that the compiler does not make a call of: it would take longer than the one or two columns.
-  static void clear_columns(T* to, int64_t count) {
-    const auto zero = in_register(typename Vec<A>::Type{});
-    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(to + i * kL, &zero, kL * sizeof(T));
   }
 
   static Threads one_thread() {

@@ -42,7 +42,7 @@ struct PackedStage {
 
   explicit PackedStage(const ChainStage& s) {
     Parts parts{static_cast<char*>(const_cast<void*>(s.packed))};
-    dw.channel_stride = round_up(s.in_channels, kLanes<A>);
+    dw.channel_stride = channel_stride_of<T>(s.in_channels);
     dw.taps =
         s.separable ? parts.take<A>(int64_t{s.window.kernel_h} * s.window.kernel_w * dw.channel_stride) : nullptr;
     dw.bias = s.separable ? parts.take<A>(padded_bias<T>(s.in_channels)) : nullptr;
@@ -59,7 +59,7 @@ void pack_stage(const ChainStage& s, const SeparableConv2dParams& w, const Threa
   const PackedStage<T, E> packed(s);
   const T* weight = static_cast<const T*>(w.pw.weight);
   if (s.separable) {
-    fill_taps<T>(w.dw, packed.dw.channel_stride, const_cast<A*>(packed.dw.taps));
+    fill_taps<T>(w.dw, const_cast<A*>(packed.dw.taps));
     fill_bias<T>(w.dw.bias, w.dw.bias_stride, s.in_channels, padded_bias<T>(s.in_channels),
                  const_cast<A*>(packed.dw.bias));
     pack_panels(threads, weight, weight_offset(w.pw), w.pw.weight_stride_o, s.in_channels, s.out_channels,

@@ -56,13 +56,25 @@ struct DwWeights {
   int64_t channel_stride;
 };
 
+// An odd number of cache lines: the taps of a channel, multiples of 2 or 4 KB apart, would share few sets of a
+// first-level cache.
 template <class T>
-void fill_taps(const DwConv2dParams& p, int64_t channel_stride, Acc<T>* taps) {
+int64_t channel_stride_of(int64_t channels) {
+  constexpr int64_t kLine = kCacheLine / sizeof(Acc<T>);
+  return (divide_up(channels, kLine) | 1) * kLine;
+}
+
+template <class T>
+void fill_taps(const DwConv2dParams& p, Acc<T>* taps) {
   constexpr int kL = kLanes<Acc<T>>;
+  const int64_t channel_stride = channel_stride_of<T>(p.channels);
   const int64_t kernel_w = p.window.kernel_w, count = p.window.kernel_h * kernel_w;
+  for (int64_t tap = 0; tap < count; ++tap) {
+    for (int64_t c = p.channels; c < channel_stride; ++c) taps[tap * channel_stride + c] = Acc<T>(0);
+  }
   if (p.weight_stride_w == 1 && p.weight_stride_h == kernel_w) {  // a matrix [channel][tap]
     const T* weight = static_cast<const T*>(p.weight);
-    for (int64_t c = 0; c < channel_stride; c += kL) {
+    for (int64_t c = 0; c < p.channels; c += kL) {
       const int64_t rows = smaller<int64_t>(kL, p.channels - c), behind = (p.channels - c - rows) * p.weight_stride_c;
       transpose_rows<T>({weight + c * p.weight_stride_c, p.weight_stride_c, rows, behind + count}, count, taps + c,
                         channel_stride);
@@ -71,18 +83,16 @@ void fill_taps(const DwConv2dParams& p, int64_t channel_stride, Acc<T>* taps) {
   }
   for (int64_t tap = 0; tap < count; ++tap) {
     const int64_t offset = tap / kernel_w * p.weight_stride_h + tap % kernel_w * p.weight_stride_w;
-    Acc<T>* row = taps + tap * channel_stride;
-    gather(static_cast<const T*>(p.weight) + offset, p.weight_stride_c, p.channels, row);
-    for (int64_t c = p.channels; c < channel_stride; ++c) row[c] = Acc<T>(0);
+    gather(static_cast<const T*>(p.weight) + offset, p.weight_stride_c, p.channels, taps + tap * channel_stride);
   }
 }
 
 // In the calling thread's workspace.
 template <class T>
 DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
-  const int64_t channel_stride = round_up(p.channels, kLanes<Acc<T>>);
+  const int64_t channel_stride = channel_stride_of<T>(p.channels);
   Acc<T>* taps = workspace<Acc<T>>(Slot::kDwWeights, p.window.kernel_h * p.window.kernel_w * channel_stride);
-  fill_taps<T>(p, channel_stride, taps);
+  fill_taps<T>(p, taps);
   return {taps, gather_bias<T>(Slot::kDwBias, p.bias, p.bias_stride, p.channels), channel_stride};
 }
 
@@ -152,6 +162,26 @@ class DwRuns {
   Runs any_ = kRuns<0, 0, false>, runs_ = any_;
 };
 
+// A row whose input lies in a map, and the weights of one block.
+template <class T>
+DwRow<T> row_of_map(const DwConv2dParams& p, const Map<T>& map, const DwWeights<T>& weights, int64_t block) {
+  constexpr int kL = kLanes<Acc<T>>;
+  DwRow<T> row;
+  row.row_size = map.row_size(), row.rows = map.rows;
+  row.pixel = kL, row.columns_begin = 0, row.columns_end = map.columns;
+  row.taps = weights.taps + block * kL, row.bias = weights.bias + block * kL, row.tap_step = weights.channel_stride;
+  row.window = p.window, row.activation = p.activation;
+  return row;
+}
+
+// The kernel rows that a window at row `top` of the input has, where the input rows lie in a map.
+template <class T>
+void set_taps(DwRow<T>& row, const DwConv2dParams& p, int64_t top) {
+  const TapRange taps(top, p.in_h, p.window.kernel_h, p.window.dilation_h);
+  row.begin = taps.begin, row.end = taps.end;
+  row.first_slot = taps.begin < taps.end ? (top + taps.begin * p.window.dilation_h) % row.rows : 0;
+}
+
 // All columns of the output rows [begin, end), for the blocks [block_begin, block_end) of a map whose first block is
 // `first_block`: row oh of a block to y[(block - block_begin) * block_step + offsets[(oh - begin) * out_w + ow]].
 template <class T, class D>
@@ -159,11 +189,7 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
                     int64_t first_block, int64_t block_begin, int64_t block_end, int64_t begin, int64_t end, D* y,
                     int64_t block_step, const int64_t* offsets) {
   constexpr int kL = kLanes<Acc<T>>;
-  DwRow<T> row;
-  row.row_size = map.row_size(), row.rows = map.rows;
-  row.pixel = kL, row.columns_begin = 0, row.columns_end = map.columns;
-  row.tap_step = weights.channel_stride;
-  row.window = p.window, row.activation = p.activation;
+  DwRow<T> row = row_of_map(p, map, weights, block_begin);
   row.in_step = p.window.stride_h * row.row_size, row.out_step = p.out_w;
   const int64_t span = rows_spanned(p.window, 1);
   // Row by row within a block: the rows that two windows share are still in the first-level cache.
@@ -173,9 +199,7 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
     const int64_t* place = offsets;
     for (int64_t oh = begin; oh < end; oh += row.count, place += row.count * p.out_w) {
       const int64_t top = oh * p.window.stride_h - p.window.pad_top, bottom = top + span;
-      const TapRange taps(top, p.in_h, p.window.kernel_h, p.window.dilation_h);
-      row.begin = taps.begin, row.end = taps.end;
-      row.first_slot = taps.begin < taps.end ? (top + taps.begin * p.window.dilation_h) % map.rows : 0;
+      set_taps(row, p, top);
       row.count = 1;
       if (map.far && block + 1 < block_end) {  // the rows of the next block that no output row before this one read
         map.fetch(block + 1 - first_block, larger<int64_t>(0, oh == begin ? top : bottom - p.window.stride_h),
@@ -188,6 +212,20 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
         run(row, x + ow * p.window.stride_w * kL, y, place + ow, step, count);
       });
     }
+  }
+}
+
+// Zeros in the columns of a map's blocks that are padding: `left`, and those behind the `width` that follow. In
+// stores that the compiler does not make a call of: it would take longer than the one or two columns.
+template <class T>
+void clear_padding(const Map<T>& map, int64_t blocks, int64_t left, int64_t width) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const auto zero = in_register(typename Vec<Acc<T>>::Type{});
+  left = smaller(left, map.columns);
+  for (int64_t row = 0; row < blocks * map.rows; ++row) {
+    T* const columns = map.data + row * map.row_size();
+    for (int64_t i = 0; i < left; ++i) __builtin_memcpy(columns + i * kL, &zero, kL * sizeof(T));
+    for (int64_t i = left + width; i < map.columns; ++i) __builtin_memcpy(columns + i * kL, &zero, kL * sizeof(T));
   }
 }
 
@@ -208,11 +246,8 @@ void stage_row(const DwConv2dParams& p, int64_t n, int64_t r, int64_t block_begi
       copy_vector(pixel, column);
     }
   }
-  for (int64_t block = block_begin; block < block_end; ++block) {
+  for (int64_t block = whole; block < block_end; ++block) {
     T* row = to + (block - block_begin) * map.block_size();
-    for (int64_t i = 0; i < left * kL; ++i) row[i] = T{};
-    for (int64_t i = right * kL; i < map.columns * kL; ++i) row[i] = T{};
-    if (block < whole) continue;
     const T* pixel = from + (block - block_begin) * kL * p.x_stride.c;
     const int64_t count = smaller<int64_t>(kL, p.channels - block * kL);
     for (int64_t i = left; i < right; ++i, pixel += p.x_stride.w) {
@@ -220,6 +255,18 @@ void stage_row(const DwConv2dParams& p, int64_t n, int64_t r, int64_t block_begi
       for (int64_t k = count; k < kL; ++k) row[i * kL + k] = T{};
     }
   }
+}
+
+// Input and output that a second-level cache does not hold. What holds them is slow: memory, or a third-level cache
+// that has other tensors and other cores.
+constexpr int64_t kFarBytes = 1024 * 1024;
+// Where rows are copied, one whole row after another, the processor's own prefetchers do as well for longer.
+constexpr int64_t kFarCopiedBytes = 5 * 1024 * 1024;
+
+template <class T>
+bool is_far(const DwConv2dParams& p, int64_t bytes) {
+  const int64_t pixels = p.batch * (p.in_h * p.in_w + p.out_h * p.out_w);
+  return pixels * p.channels * static_cast<int64_t>(sizeof(T)) >= bytes;
 }
 
 // Where an output row goes: pixel ow to y[offsets[ow]], and the next one, if it is worth fetching, to
@@ -231,14 +278,33 @@ struct DwPlace {
   D* next = nullptr;
 };
 
+// What the runs of whole pixels from column `ow` on fetch, where pixels lie one behind the other: the rows of the
+// image that the next output row is the first to read, and that row. The processor's own prefetchers see runs of
+// pixels end and others begin. Behind the last rows lies the next image.
+template <class T, class D>
+DwFetch fetch_of(const DwConv2dParams& p, const T* image, int64_t top, int64_t ow, const DwPlace<D>& to) {
+  const Window& w = p.window;
+  const T* const below = image + (top + rows_spanned(w, 1)) * p.x_stride.h + ow * w.stride_w * p.x_stride.w;
+  return {w.stride_h, p.x_stride.h * static_cast<int64_t>(sizeof(T)), reinterpret_cast<const char*>(below),
+          to.next != nullptr ? reinterpret_cast<const char*>(to.next + to.offsets[ow]) : nullptr};
+}
+
 // Output rows [begin, end) of image n, blocks [block_begin, block_end), from x in any memory layout: each input row
 // is copied once, into a map that holds the rows of one window. `place(oh)` gives the DwPlace of the first block.
 template <class T, class D, class Place>
-void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwWeights<T>& weights, int64_t n,
+void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, const DwWeights<T>& weights, int64_t n,
                     int64_t begin, int64_t end, int64_t block_begin, int64_t block_end, int64_t block_step,
                     const Place& place) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const int64_t blocks = block_end - block_begin;
+  const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
   Map<T> map{nullptr, rows_spanned(p.window, 1), columns_spanned(p)};
-  map.data = workspace<T>(Slot::kInput, (block_end - block_begin) * map.block_size());
+  map.data = workspace<T>(Slot::kInput, blocks * map.block_size());
+  clear_padding(map, blocks, p.window.pad_left, p.in_w);
+  DwRow<T> row = row_of_map(p, map, weights, block_begin);
+  row.by_blocks = true, row.in_block = map.block_size(), row.out_block = block_step;
+  const bool fetches =
+      is_far<T>(p, kFarCopiedBytes) && blocks * kL == p.channels && p.x_stride.c == 1 && p.x_stride.w == p.channels;
   int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
   for (int64_t oh = begin; oh < end; ++oh) {
     const int64_t top = oh * p.window.stride_h - p.window.pad_top;
@@ -246,9 +312,12 @@ void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
     for (const int64_t last = smaller(p.in_h, top + map.rows); staged < last; ++staged) {
       stage_row(p, n, staged, block_begin, block_end, map);
     }
+    set_taps(row, p, top);
     const DwPlace<D> to = place(oh);
-    depthwise_band(p, runs, weights, map, block_begin, block_begin, block_end, oh, oh + 1, to.y, block_step,
-                   to.offsets);
+    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
+      if (fetches && step == 1) row.fetch = fetch_of(p, image, top, ow, to);
+      run(row, map.data + ow * p.window.stride_w * kL, to.y, to.offsets + ow, step, blocks);
+    });
   }
 }
 

@@ -35,13 +35,13 @@ struct DwFetch {
 template <class T>
 struct DwRow {
   int64_t count = 1, in_step = 0, out_step = 0;
-  bool by_blocks = false;              // runs that are made at once are of neighbouring blocks, not behind each other
-  int64_t channel_step = 0;            // then, from one channel of an output to the next
-  int64_t row_size, rows;              // of the input
-  int64_t first_slot, begin, end;      // kernel rows [begin, end), the first at row `first_slot` of the input
-  int64_t pixel;                       // from one column to the next,
-  int64_t columns_begin, columns_end;  // and the columns that exist, counted from the first one of the run
-  const Acc<T>* taps;                  // of the block
+  bool by_blocks = false;  // runs that are made at once are of neighbouring blocks, not behind each other,
+  int64_t in_block = 0, out_block = 0;  // whose inputs and outputs lie so far apart
+  int64_t row_size, rows;               // of the input
+  int64_t first_slot, begin, end;       // kernel rows [begin, end), the first at row `first_slot` of the input
+  int64_t pixel;                        // from one column to the next,
+  int64_t columns_begin, columns_end;   // and the columns that exist, counted from the first one of the run
+  const Acc<T>* taps;                   // of the block
   const Acc<T>* bias;
   int64_t tap_step;
   Window window;
@@ -195,8 +195,8 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
   const Columns<T, kK, kMap> columns(p, step);
   const auto for_each = [&](const auto& make) MBV1_LAMBDA {
     const bool by_blocks = !kMap && p.by_blocks;
-    const int64_t next_x = by_blocks ? kL : kRun * columns.stride * (kMap ? kL : p.pixel);
-    const int64_t next_y = by_blocks ? kL * p.channel_step : 0, next_place = by_blocks ? 0 : kRun * step;
+    const int64_t next_x = by_blocks ? p.in_block : kRun * columns.stride * (kMap ? kL : p.pixel);
+    const int64_t next_y = by_blocks ? p.out_block : 0, next_place = by_blocks ? 0 : kRun * step;
     const int64_t next_taps = by_blocks ? kL : 0;
     for (int64_t row = 0; row < p.count; ++row) {
       const T* from = x + row * p.in_step;

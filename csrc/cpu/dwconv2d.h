@@ -9,8 +9,10 @@ namespace {
 // ---- NHWC ----
 
 // Blocks of channels that an item takes at once, where it copies their rows: as many as fit half a first-level cache,
-// and at least so many that what it takes of a pixel is whole cache lines.
+// or half a second-level one for what is fetched, and at least so many that what it takes of a pixel is whole cache
+// lines.
 constexpr int64_t kRowsBytes = 16 * 1024;
+constexpr int64_t kFarRowsBytes = 256 * 1024;
 constexpr int64_t kLeastBlocks = 4;
 
 // Whether the input is read where it lies: its channels are neighbours, and the padding, which is nowhere, is
@@ -22,14 +24,12 @@ bool in_place(const DwConv2dParams& p) {
   return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w;
 }
 
-// Input and output that a second-level cache does not hold. What holds them is slow: memory, or a third-level cache
-// that has other tensors and other cores.
-constexpr int64_t kFarBytes = 1024 * 1024;
-
+// Whether copying the rows of the input pays: wide windows read every pixel many times, and pixels multiples of 4 KB
+// apart share the sets of a first-level cache, as do the many that a run with a stride reads, 2 KB apart.
 template <class T>
-bool is_far(const DwConv2dParams& p) {
-  const int64_t pixels = p.batch * (p.in_h * p.in_w + p.out_h * p.out_w);
-  return pixels * p.channels * static_cast<int64_t>(sizeof(T)) >= kFarBytes;
+bool gains_from_copies(const DwConv2dParams& p) {
+  const int64_t sharing = p.window.stride_w > 1 ? 2048 : 4096;
+  return p.window.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0;
 }
 
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
@@ -43,13 +43,12 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
   const Window& w = p.window;
   const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
   const T* const x = image - w.pad_left * p.x_stride.w;
-  // Whole pixels, one behind the other.
-  const bool fetches = is_far<T>(p) && c_end - c_begin == p.channels && p.x_stride.w == p.channels;
+  const bool fetches = is_far<T>(p, kFarBytes) && c_end - c_begin == p.channels && p.x_stride.w == p.channels;
   DwRow<T> row;
   row.row_size = p.x_stride.h, row.rows = p.in_h, row.pixel = p.x_stride.w;
   row.tap_step = weights.channel_stride;
   row.window = w, row.activation = p.activation;
-  row.by_blocks = true, row.channel_step = channel_step;
+  row.by_blocks = true, row.in_block = kL, row.out_block = kL * channel_step;
   const int64_t c_whole = c_begin + (c_end - c_begin) / kL * kL;
   for (int64_t oh = begin; oh < end; ++oh) {
     const int64_t top = oh * w.stride_h - w.pad_top;
@@ -57,15 +56,8 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
     row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
     // Block by block within a run: the order in which they lie in memory.
     const DwPlace<D> to = place(oh);
-    // The rows that the next output row is the first to read, and that row, along with this one: the processor's own
-    // prefetchers see runs of pixels end and others begin. Behind the last rows lies the next image.
-    const T* const below = image + (top + rows_spanned(w, 1)) * p.x_stride.h;
     runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
-      if (fetches && step == 1) {
-        row.fetch.rows = w.stride_h, row.fetch.row_bytes = p.x_stride.h * static_cast<int64_t>(sizeof(T));
-        row.fetch.x = reinterpret_cast<const char*>(below + ow * w.stride_w * p.x_stride.w);
-        row.fetch.y = to.next != nullptr ? reinterpret_cast<const char*>(to.next + to.offsets[ow]) : nullptr;
-      }
+      if (fetches && step == 1) row.fetch = fetch_of(p, image, top, ow, to);
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
       const auto make = [&](int64_t c, int64_t blocks) {
         row.taps = weights.taps + c, row.bias = weights.bias + c;
@@ -101,17 +93,17 @@ void dwconv2d_in_place(const DwConv2dParams& p, const DwWeights<T>& weights, con
   });
 }
 
+// Copies the rows of groups of channels.
 template <class T>
-void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
-  using A = Acc<T>;
-  constexpr int kL = kLanes<A>;
-  const DwWeights<T> weights = pack_depthwise<T>(p);
-  if (in_place<T>(p)) return dwconv2d_in_place(p, weights, threads);
-  const DwRuns<T, T> runs(p.window);
-  const int64_t blocks = blocks_of<A>(p.channels);
+void dwconv2d_copied(const DwConv2dParams& p, const DwWeights<T>& weights, const Threads& threads) {
+  constexpr int kL = kLanes<Acc<T>>;
+  const DwRuns<T, T, true> runs(p.window);
+  const bool is_in_place = in_place<T>(p);
+  const int64_t blocks = p.channels / kL, tail_channels = p.channels % kL;
   const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
-  const int64_t group = smaller(blocks, larger(kLeastBlocks, kRowsBytes / block_bytes));
-  const int64_t groups = divide_up(blocks, group);
+  const int64_t rows_bytes = is_far<T>(p, kFarCopiedBytes) ? kFarRowsBytes : kRowsBytes;
+  const int64_t group = larger<int64_t>(1, smaller(blocks, larger(kLeastBlocks, rows_bytes / block_bytes)));
+  const int64_t groups = larger<int64_t>(1, divide_up(blocks, group));
   // Bands of rows where images and channels do not make enough items.
   const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
   const int64_t band = divide_up(p.out_h, bands);
@@ -122,21 +114,40 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
     T* tail = workspace<T>(Slot::kTile, p.out_w * kL);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t n = item / (groups * bands), first = item / bands % groups * group, row = item % bands * band;
-      const int64_t last = smaller(first + group, blocks), whole = smaller(last, p.channels / kL);
-      const int64_t rows_end = smaller(row + band, p.out_h);
+      const int64_t last = smaller(first + group, blocks), rows_end = smaller(row + band, p.out_h);
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
-      const auto place = [&](int64_t oh) { return DwPlace<T>{image + oh * p.y_stride.h + first * kL, offsets}; };
-      if (first < whole) depthwise_rows(p, runs, weights, n, row, rows_end, first, whole, kL, place);
-      for (int64_t oh = row; whole < last && oh < rows_end; ++oh) {  // channels that do not fill a vector
-        depthwise_rows(p, runs, weights, n, oh, oh + 1, whole, last, 0,
+      const auto place = [&](int64_t oh) {
+        T* y = image + oh * p.y_stride.h;
+        return DwPlace<T>{y, offsets, y + p.y_stride.h};
+      };
+      if (first < last) {
+        depthwise_rows(p, runs, weights, n, row, rows_end, first, last, kL, [&](int64_t oh) {
+          const DwPlace<T> to = place(oh);
+          return DwPlace<T>{to.y + first * kL, to.offsets, to.next + first * kL};
+        });
+      }
+      if (last < blocks || tail_channels == 0) continue;
+      if (is_in_place) {  // a vector that overlaps the last one
+        depthwise_in_place(p, runs, weights, n, row, rows_end, p.channels - kL, p.channels, 1, place);
+        continue;
+      }
+      for (int64_t oh = row; oh < rows_end; ++oh) {
+        depthwise_rows(p, runs, weights, n, oh, oh + 1, blocks, blocks + 1, 0,
                        [&](int64_t) { return DwPlace<T>{tail, tail_offsets}; });
-        T* y = image + oh * p.y_stride.h + whole * kL;
+        T* y = image + oh * p.y_stride.h + blocks * kL;
         for (int64_t ow = 0; ow < p.out_w; ++ow) {
-          for (int64_t c = 0; c < p.channels - whole * kL; ++c) y[ow * p.y_stride.w + c] = tail[ow * kL + c];
+          for (int64_t c = 0; c < tail_channels; ++c) y[ow * p.y_stride.w + c] = tail[ow * kL + c];
         }
       }
     }
   });
+}
+
+template <class T>
+void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
+  const DwWeights<T> weights = pack_depthwise<T>(p);
+  if (in_place<T>(p) && !gains_from_copies<T>(p)) return dwconv2d_in_place(p, weights, threads);
+  dwconv2d_copied(p, weights, threads);
 }
 
 // ---- NCHW ----
@@ -190,12 +201,7 @@ void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const D
   const int64_t step = plane_rows(p, end - begin);
   Map<T> map{nullptr, rows_spanned(p.window, step), columns_spanned(p)};
   map.data = workspace<T>(Slot::kInput, map.block_size());
-  const int64_t left = smaller<int64_t>(p.window.pad_left, map.columns);
-  for (int64_t r = 0; r < map.rows; ++r) {
-    T* row = map.data + r * map.row_size();
-    for (int64_t i = 0; i < left * kL; ++i) row[i] = T{};
-    for (int64_t i = (left + p.in_w) * kL; i < map.row_size(); ++i) row[i] = T{};
-  }
+  clear_padding(map, 1, p.window.pad_left, p.in_w);
   int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
   for (int64_t oh = begin; oh < end; oh += step) {
     const int64_t last = smaller(oh + step, end), top = oh * p.window.stride_h - p.window.pad_top;

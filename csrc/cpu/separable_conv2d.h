@@ -41,7 +41,7 @@ void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
     }
     for (int64_t block = 0; block < blocks; ++block, tiles += Tile<A>::kBlock) {
       if (p.dw.x_stride.c == 1) {
-        depthwise_rows(p.dw, runs, dw_weights, n, first, last, block, block + 1, 0, place);
+        depthwise_rows(p.dw, runs_in_place, dw_weights, n, first, last, block, block + 1, 0, place);
       } else {
         depthwise_planes(p.dw, runs, dw_weights, n, block, first, last, place, [](int64_t, int64_t) {});
       }

@@ -125,11 +125,26 @@ def test_one_pixel_expanded_to_an_image(height: int, dtype: str) -> None:
 @pytest.mark.parametrize("layout", ["nhwc", "nhwc_sliced"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("op", ["dwconv2d", "separable_conv2d"])
-def test_tensors_beyond_the_second_level_cache(op: str, stride: int, dtype: str, layout: str) -> None:
+@pytest.mark.parametrize("op, size", [("dwconv2d", 3), ("dwconv2d", 5), ("separable_conv2d", 3)])
+def test_tensors_beyond_the_second_level_cache(op: str, size: int, stride: int, dtype: str, layout: str) -> None:
     """Their next rows are fetched ahead, behind the last row those of the next image, if there is one."""
-    options = {"padding": 1, "stride": stride, "dw_activation" if op == "separable_conv2d" else "activation": "relu"}
-    call = build(Case(op, (3, 72, 60, 58), (3, 3), out=8, options=options), DTYPES[dtype], layout)
+    activation = "dw_activation" if op == "separable_conv2d" else "activation"
+    options = {"padding": size // 2, "stride": stride, activation: "relu"}
+    call = build(Case(op, (3, 72, 60, 58), (size, size), out=8, options=options), DTYPES[dtype], layout)
+    check(call, call(backend="cpu"))
+
+
+@pytest.mark.parametrize("dtype, channels, stride", [("f32", 1024, 1), ("f32", 512, 2), ("bf16", 2048, 1)])
+@pytest.mark.parametrize("batch, height, missing", [(2, 7, 0), (2, 7, 3), (1, 1, 21), (33, 8, 0)])
+def test_pixels_that_share_cache_sets(
+    dtype: str, channels: int, stride: int, batch: int, height: int, missing: int
+) -> None:
+    """Pixels a multiple of 2 or 4 KB apart, all of their channels or all but the last ones, near and far."""
+    options = {"padding": 1, "stride": stride, "activation": "relu6"}
+    call = build(Case("dwconv2d", (batch, channels, height, 7), (3, 3), options=options), DTYPES[dtype], "nhwc")
+    x, weight, bias, *rest = call.args
+    kept = channels - missing
+    call = dataclasses.replace(call, args=(x[:, :kept], weight[:kept], bias[:kept], *rest))
     check(call, call(backend="cpu"))
 
 
