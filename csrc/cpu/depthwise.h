@@ -260,7 +260,8 @@ void stage_row(const DwConv2dParams& p, int64_t n, int64_t r, int64_t block_begi
 // Input and output that a second-level cache does not hold. What holds them is slow: memory, or a third-level cache
 // that has other tensors and other cores.
 constexpr int64_t kFarBytes = 1024 * 1024;
-// Where rows are copied, one whole row after another, the processor's own prefetchers do as well for longer.
+// The least that is fetched where rows are copied: the processor's own prefetchers do as well with whole rows, as
+// long as a third-level cache holds them.
 constexpr int64_t kFarCopiedBytes = 5 * 1024 * 1024;
 
 template <class T>

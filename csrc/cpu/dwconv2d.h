@@ -9,8 +9,8 @@ namespace {
 // ---- NHWC ----
 
 // Blocks of channels that an item takes at once, where it copies their rows: as many as fit half a first-level cache,
-// or half a second-level one for what is fetched, and at least so many that what it takes of a pixel is whole cache
-// lines.
+// or, where a second-level cache does not hold the tensors, half of one, so that whole rows are read as they lie; and
+// at least so many that what it takes of a pixel is whole cache lines.
 constexpr int64_t kRowsBytes = 16 * 1024;
 constexpr int64_t kFarRowsBytes = 256 * 1024;
 constexpr int64_t kLeastBlocks = 4;
@@ -101,7 +101,7 @@ void dwconv2d_copied(const DwConv2dParams& p, const DwWeights<T>& weights, const
   const bool is_in_place = in_place<T>(p);
   const int64_t blocks = p.channels / kL, tail_channels = p.channels % kL;
   const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
-  const int64_t rows_bytes = is_far<T>(p, kFarCopiedBytes) ? kFarRowsBytes : kRowsBytes;
+  const int64_t rows_bytes = is_far<T>(p, kFarBytes) ? kFarRowsBytes : kRowsBytes;
   const int64_t group = larger<int64_t>(1, smaller(blocks, larger(kLeastBlocks, rows_bytes / block_bytes)));
   const int64_t groups = larger<int64_t>(1, divide_up(blocks, group));
   // Bands of rows where images and channels do not make enough items.
