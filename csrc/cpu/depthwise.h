@@ -260,9 +260,9 @@ void stage_row(const DwConv2dParams& p, int64_t n, int64_t r, int64_t block_begi
 // Input and output that a second-level cache does not hold. What holds them is slow: memory, or a third-level cache
 // that has other tensors and other cores.
 constexpr int64_t kFarBytes = 1024 * 1024;
-// The least that is fetched where rows are copied: the processor's own prefetchers do as well with whole rows, as
-// long as a third-level cache holds them.
-constexpr int64_t kFarCopiedBytes = 5 * 1024 * 1024;
+// The least that is fetched where the input is copied in the order in which it lies: the processor's own prefetchers
+// do as well, as long as a third-level cache holds it.
+constexpr int64_t kFarOrderedBytes = 5 * 1024 * 1024;
 
 template <class T>
 bool is_far(const DwConv2dParams& p, int64_t bytes) {
@@ -305,7 +305,7 @@ void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, con
   DwRow<T> row = row_of_map(p, map, weights, block_begin);
   row.by_blocks = true, row.in_block = map.block_size(), row.out_block = block_step;
   const bool fetches =
-      is_far<T>(p, kFarCopiedBytes) && blocks * kL == p.channels && p.x_stride.c == 1 && p.x_stride.w == p.channels;
+      is_far<T>(p, kFarOrderedBytes) && blocks * kL == p.channels && p.x_stride.c == 1 && p.x_stride.w == p.channels;
   int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
   for (int64_t oh = begin; oh < end; ++oh) {
     const int64_t top = oh * p.window.stride_h - p.window.pad_top;

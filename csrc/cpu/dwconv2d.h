@@ -156,9 +156,19 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
 // whole vectors, and they stay in the first-level cache.
 constexpr int64_t kPlanePixels = 112;
 
+// Fetches `channels` planes `step` apart into the second-level cache, along with a loop over their pixels i: a cache
+// line of each at once.
+template <int kForWriting, class T>
+MBV1_INLINE void fetch_pixels(const T* planes, int64_t i, int64_t channels, int64_t step) {
+  if (i % (kCacheLine / static_cast<int64_t>(sizeof(T))) != 0) return;
+  for (int64_t c = 0; c < channels; ++c) __builtin_prefetch(planes + c * step + i, kForWriting, 2);
+}
+
 // Copies input rows [begin, end) of image n, channels of one block, into a map of that block whose padding is zero.
+// Meanwhile it fetches what lies `ahead` of them, unless that is 0.
 template <class T>
-void stage_planes(const DwConv2dParams& p, int64_t n, int64_t block, int64_t begin, int64_t end, const Map<T>& map) {
+void stage_planes(const DwConv2dParams& p, int64_t n, int64_t block, int64_t begin, int64_t end, const Map<T>& map,
+                  int64_t ahead) {
   constexpr int kL = kLanes<Acc<T>>;
   const int64_t left = smaller<int64_t>(p.window.pad_left, map.columns);
   const int64_t width = smaller(p.in_w, map.columns - left);  // what the windows reach
@@ -174,6 +184,7 @@ void stage_planes(const DwConv2dParams& p, int64_t n, int64_t block, int64_t beg
     const RowsOf<T> planes{from + r * p.x_stride.h, p.x_stride.c, channels, (p.in_h - 1 - r) * p.x_stride.h + p.in_w};
     const int64_t count = rows_at_once * width;
     for (int64_t i = 0; i < count; i += kL) {
+      if (ahead != 0) fetch_pixels<0>(planes.from + ahead, i, channels, planes.step);
       // The last vectors of a plane overlap those before them.
       if (i + kL > planes.readable && count >= kL) i = planes.readable - kL;
       int64_t row = r + i / width, column = i % width;
@@ -191,6 +202,13 @@ inline int64_t plane_rows(const DwConv2dParams& p, int64_t rows) {
   return smaller(rows, divide_up(kPlanePixels, p.out_w));
 }
 
+// Whether the planes that follow are fetched: the processor's own prefetchers do as well with those that are made in
+// several steps, as long as a third-level cache holds them.
+template <class T>
+bool fetches_planes(const DwConv2dParams& p, int64_t rows) {
+  return is_far<T>(p, plane_rows(p, rows) < rows ? kFarOrderedBytes : kFarBytes);
+}
+
 // Output rows [begin, end) of image n, channels of one block, from x in any memory layout, to where `place(oh)` says
 // for row oh and, relative to it, the rows behind it that are made at once: [first, last), of which `made(first,
 // last)` hears.
@@ -202,12 +220,17 @@ void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const D
   Map<T> map{nullptr, rows_spanned(p.window, step), columns_spanned(p)};
   map.data = workspace<T>(Slot::kInput, map.block_size());
   clear_padding(map, 1, p.window.pad_left, p.in_w);
-  int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
+  const int64_t first_row = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
+  const bool fetches = fetches_planes<T>(p, end - begin);
+  int64_t staged = first_row;
   for (int64_t oh = begin; oh < end; oh += step) {
     const int64_t last = smaller(oh + step, end), top = oh * p.window.stride_h - p.window.pad_top;
     staged = larger(staged, top);
     const int64_t needed = smaller(p.in_h, top + rows_spanned(p.window, last - oh));
-    if (staged < needed) stage_planes(p, n, block, staged, needed, map);
+    // Next come the rows below, or those of the next block.
+    const int64_t ahead =
+        last < end ? (needed - staged) * p.x_stride.h : kL * p.x_stride.c - (staged - first_row) * p.x_stride.h;
+    if (staged < needed) stage_planes(p, n, block, staged, needed, map, fetches ? ahead : 0);
     staged = larger(staged, needed);
     const DwPlace<D> to = place(oh);
     depthwise_band(p, runs, weights, map, block, block, block + 1, oh, last, to.y, 0, to.offsets);
@@ -216,10 +239,12 @@ void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const D
 }
 
 // `count` pixels of `channels` channels, at most a vector of them, from from[pixel][kLanes] to planes `step` apart.
+// Meanwhile it fetches what lies `ahead` of those, unless that is 0.
 template <class T>
-void store_pixels(const T* from, int64_t count, int64_t channels, T* to, int64_t step) {
+void store_pixels(const T* from, int64_t count, int64_t channels, T* to, int64_t step, int64_t ahead) {
   constexpr int kL = kLanes<Acc<T>>;
   for (int64_t i = 0; i < count; i += kL) {
+    if (ahead != 0) fetch_pixels<1>(to + ahead, i, channels, step);
     if (i + kL > count && count >= kL) i = count - kL;  // overlaps the vectors before it
     const RowsOf<T> rows{from + i * kL, kL, smaller<int64_t>(kL, count - i), kL};
     transpose_columns(rows, 0, channels, [&](int64_t c, auto v) MBV1_LAMBDA {
@@ -242,6 +267,7 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   // Bands of rows where images and channels do not make enough items.
   const int64_t bands = smaller(divide_up(p.out_h, 8), divide_up(threads.count * kItemsPerThread, p.batch * blocks));
   const int64_t band = divide_up(p.out_h, bands);
+  const bool fetches = fetches_planes<T>(p, band);
   parallel(threads, p.batch * blocks * bands, [&](int64_t begin, int64_t end) {
     constexpr int kL = kLanes<Acc<T>>;
     const int64_t pixels = plane_rows(p, band) * p.out_w;
@@ -250,13 +276,15 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
     for (int64_t i = 0; i < pixels; ++i) offsets[i] = i * kL;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % bands * band, block = item / bands % blocks, n = item / bands / blocks;
+      const int64_t rows_end = smaller(first + band, p.out_h);
       T* y = static_cast<T*>(p.y) + n * p.y_stride.n + block * kL * p.y_stride.c;
       depthwise_planes(
-          p, runs, weights, n, block, first, smaller(first + band, p.out_h),
-          [&](int64_t) { return DwPlace<T>{pixel_major, offsets}; },
+          p, runs, weights, n, block, first, rows_end, [&](int64_t) { return DwPlace<T>{pixel_major, offsets}; },
           [&](int64_t oh, int64_t last) {
-            store_pixels(pixel_major, (last - oh) * p.out_w, smaller<int64_t>(kL, p.channels - block * kL),
-                         y + oh * p.y_stride.h, p.y_stride.c);
+            const int64_t count = (last - oh) * p.out_w;
+            const int64_t ahead = last < rows_end ? count : kL * p.y_stride.c - (oh - first) * p.y_stride.h;
+            store_pixels(pixel_major, count, smaller<int64_t>(kL, p.channels - block * kL), y + oh * p.y_stride.h,
+                         p.y_stride.c, fetches ? ahead : 0);
           });
     }
   });
