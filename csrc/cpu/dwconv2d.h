@@ -24,12 +24,20 @@ bool in_place(const DwConv2dParams& p) {
   return p.x_stride.c == 1 && p.channels >= kLanes<Acc<T>> && divide_up(pad, w.dilation_w) < w.kernel_w;
 }
 
+// Of a block of channels, the rows of a window, copied.
+template <class T>
+int64_t copied_bytes(const DwConv2dParams& p) {
+  return rows_spanned(p.window, 1) * columns_spanned(p) * kLanes<Acc<T>> * static_cast<int64_t>(sizeof(T));
+}
+
 // Whether copying the rows of the input pays: wide windows read every pixel many times, and pixels multiples of 4 KB
-// apart share the sets of a first-level cache, as do the many that a run with a stride reads, 2 KB apart.
+// apart share the sets of a first-level cache, as do the many that a run with a stride reads, 2 KB apart. A
+// second-level cache has to hold the copies.
 template <class T>
 bool gains_from_copies(const DwConv2dParams& p) {
   const int64_t sharing = p.window.stride_w > 1 ? 2048 : 4096;
-  return p.window.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0;
+  return (p.window.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) &&
+         kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
 }
 
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
@@ -100,9 +108,8 @@ void dwconv2d_copied(const DwConv2dParams& p, const DwWeights<T>& weights, const
   const DwRuns<T, T, true> runs(p.window);
   const bool is_in_place = in_place<T>(p);
   const int64_t blocks = p.channels / kL, tail_channels = p.channels % kL;
-  const int64_t block_bytes = rows_spanned(p.window, 1) * columns_spanned(p) * kL * static_cast<int64_t>(sizeof(T));
   const int64_t rows_bytes = is_far<T>(p, kFarBytes) ? kFarRowsBytes : kRowsBytes;
-  const int64_t group = larger<int64_t>(1, smaller(blocks, larger(kLeastBlocks, rows_bytes / block_bytes)));
+  const int64_t group = larger<int64_t>(1, smaller(blocks, larger(kLeastBlocks, rows_bytes / copied_bytes<T>(p))));
   const int64_t groups = larger<int64_t>(1, divide_up(blocks, group));
   // Bands of rows where images and channels do not make enough items.
   const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
