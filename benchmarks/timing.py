@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from .graphs import capture
+from .memory import keep_freed_memory
 
 if sys.platform != "win32":
     import resource
@@ -112,10 +113,13 @@ class CpuClock:
     contenders sleep."""
 
     name = "wall, caches warm"
-    description = (
-        "wall clock, back-to-back calls after an untimed one (caches warm), other contenders' threads asleep"
-    )
     graph = False
+
+    def __init__(self, memory_kept: bool = False) -> None:
+        self.description = (
+            "wall clock, back-to-back calls after an untimed one (caches warm), other contenders' threads asleep"
+            + (", freed memory kept" if memory_kept else "")
+        )
 
     def calls(self, seconds: float) -> int:
         return max(1, math.ceil(_SAMPLE_SECONDS / max(seconds, 1e-9)))
@@ -189,7 +193,7 @@ class CudaClock:
 def clocks_for(device: torch.device) -> list[Clock]:
     """The clocks of a device; the first is the one that contenders are compared by."""
     if device.type != "cuda":
-        return [CpuClock()]
+        return [CpuClock(keep_freed_memory())]
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     eviction = torch.empty(max(4 * cache, 1 << 28), dtype=torch.uint8, device=device)
     return [CudaClock(eviction, graph, cold) for graph in (False, True) for cold in (True, False)]

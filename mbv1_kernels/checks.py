@@ -23,8 +23,13 @@ def fail(op: str, argument: str, expected: str, got: object) -> NoReturn:
 
 
 def _ints(op: str, argument: str, value: int | Sequence[int], lengths: tuple[int, ...], low: int) -> list[int]:
-    if type(value) is int and value >= low:  # what most calls pass, without the price of the checks below
+    # What most calls pass, without the price of the checks below. A trace has no need of it, and could make symbolic
+    # integers part of a tuple's comparison.
+    if type(value) is int and value >= low:
         return [value]
+    if type(value) is tuple and len(value) in lengths and not torch.compiler.is_compiling():
+        if {*map(type, value)} == {int} and min(value) >= low:
+            return list(value)
     items = list(value) if isinstance(value, Sequence) else [value]
     # bool is an int in Python, and stride=True is a mistake.
     integers = all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in items)

@@ -106,22 +106,28 @@ class DwRuns {
     phases_ = w.dilation_w / common, stride = w.stride_w / common;
     if constexpr (!std::is_same_v<T, double>) {
       if (w.kernel_h > kMostRows) return;
-      if (w.kernel_w == 3) set<3>(stride, w.dilation_w);
-      if (w.kernel_w == 5) set<5>(stride, w.dilation_w);
-      if (w.kernel_w == 7) set<7>(stride, w.dilation_w);
+      if (w.kernel_w == 3) set<3>(w, stride);
+      if (w.kernel_w == 5) set<5>(w, stride);
+      if (w.kernel_w == 7) set<7>(w, stride);
     }
   }
 
-  // Calls body(run, ow, step, count) for runs, `count` of a kind one behind the other, that cover [0, width); for one
-  // at a time in place, where each has its own columns that exist. Outputs whose windows' columns are the same ones
-  // lie `step` apart. The last run of a kind may overlap the one before it, and makes the same values again.
+  // Output rows of `width` columns that are made at once, 1 or 2, where there are `left`.
+  int64_t rows_at_once(int64_t left, int64_t width) const {
+    return left > 1 && pairs_.of_many != nullptr && width >= pairs_.few ? 2 : 1;
+  }
+
+  // Calls body(run, ow, step, count) for runs in `rows` output rows, `count` of a kind one behind the other, that
+  // cover [0, width). Outputs whose windows' columns are the same ones lie `step` apart. The last run of a kind may
+  // overlap the one before it, and makes the same values again.
   template <class Body>
-  void cover(int64_t width, const Body& body) const {
+  void cover(int64_t width, int64_t rows, const Body& body) const {
+    if (rows == 2) return cover_pairs(width, body);
     const bool few = phases_ > 1 && width < phases_ * kShortRun;
     const int64_t step = few ? 1 : phases_;
     for (int64_t first = 0; first < smaller(step, width); ++first) {
-      cover(few ? any_ : runs_, divide_up(width - first, step),
-            [&](auto run, int64_t i, int64_t count) { body(run, first + i * step, step, count); });
+      cover_row(few ? any_ : runs_, divide_up(width - first, step),
+                [&](auto run, int64_t i, int64_t count) { body(run, first + i * step, step, count); });
     }
   }
 
@@ -129,37 +135,65 @@ class DwRuns {
   using Run = void (*)(const DwRow<T>&, const T* x, D*, const int64_t* offsets, int64_t step, int64_t count);
   struct Runs {
     Run of_many, of_few, of_one;
+    int64_t many, few;
   };
 
+  // With windows that are made two rows at once a single row is left over at most.
+  template <int kK, int kS, bool kMap, int kMany = (kK > 0 && kTwoRows) ? kShortRun : kLongRun>
+  static constexpr Runs kRuns{depthwise_run<T, D, kK, kS, kMap, 1, kMany>,
+                              depthwise_run<T, D, kK, kS, kMap, 1, kShortRun>,
+                              depthwise_run<T, D, kK, kS, kMap, 1, 1>, kMany, kShortRun};
   template <int kK, int kS, bool kMap>
-  static constexpr Runs kRuns{depthwise_run<T, D, kK, kS, kMap, kLongRun>,
-                              depthwise_run<T, D, kK, kS, kMap, kShortRun>, depthwise_run<T, D, kK, kS, kMap, 1>};
+  static constexpr Runs kPairs{
+      depthwise_run<T, D, kK, kS, kMap, 2, kShortRun>,
+      depthwise_run<T, D, kK, kS, kMap, 2, kK == 3 ? kNarrowRun : kShortRun>, nullptr, kShortRun,
+      kK == 3 ? kNarrowRun : kShortRun};
 
   template <int kK>
-  void set(int64_t stride, int64_t dilation) {
-    const bool map = !kInPlace && dilation == 1;
-    if (stride == 1) runs_ = map ? kRuns<kK, 1, true> : kRuns<kK, 1, false>;
-    if (stride == 2) runs_ = map ? kRuns<kK, 2, true> : kRuns<kK, 2, false>;
+  void set(const Window& w, int64_t stride) {
+    if (stride == 1) set<kK, 1>(w);
+    if (stride == 2) set<kK, 2>(w);
+  }
+  template <int kK, int kS>
+  void set(const Window& w) {
+    const bool map = !kInPlace && w.dilation_w == 1;
+    runs_ = map ? kRuns<kK, kS, true> : kRuns<kK, kS, false>;
+    if constexpr (kTwoRows) {
+      const bool overlap = w.stride_h == kS && w.kernel_h >= kS && w.dilation_h == 1 && w.dilation_w == 1;
+      if (overlap) pairs_ = map ? kPairs<kK, kS, true> : kPairs<kK, kS, false>;
+    }
   }
 
   template <class Body>
-  static void cover(const Runs& runs, int64_t width, const Body& body) {
+  static void cover_row(const Runs& runs, int64_t width, const Body& body) {
     int64_t i = 0;
     const auto cover_whole = [&](auto run, int64_t length) {
-      const int64_t count = kInPlace ? 1 : (width - i) / length;
-      for (; width - i >= length; i += count * length) body(run, i, count);
+      const int64_t count = (width - i) / length;
+      if (count > 0) body(run, i, count);
+      i += count * length;
     };
-    cover_whole(runs.of_many, kLongRun);
-    if (width - i > kShortRun && width >= kLongRun) return body(runs.of_many, width - kLongRun, 1);
-    cover_whole(runs.of_few, kShortRun);
-    if (i < width && width >= kShortRun) return body(runs.of_few, width - kShortRun, 1);
+    cover_whole(runs.of_many, runs.many);
+    if (width - i > runs.few && width >= runs.many) return body(runs.of_many, width - runs.many, 1);
+    cover_whole(runs.of_few, runs.few);
+    if (i < width && width >= runs.few) return body(runs.of_few, width - runs.few, 1);
     cover_whole(runs.of_one, 1);
+  }
+
+  // Runs of the one or of the other length, whichever makes fewer values twice.
+  template <class Body>
+  void cover_pairs(int64_t width, const Body& body) const {
+    const int64_t many = divide_up(width, pairs_.many) * pairs_.many, few = divide_up(width, pairs_.few) * pairs_.few;
+    const bool narrow = width < pairs_.many || few < many;
+    const Run run = narrow ? pairs_.of_few : pairs_.of_many;
+    const int64_t length = narrow ? pairs_.few : pairs_.many;
+    body(run, 0, 1, width / length);
+    if (width % length > 0) body(run, width - length, 1, 1);
   }
 
   // Of a dilated window, output columns q, q + phases, q + 2 phases … are those of an undilated window over every
   // dilation_w-th input column.
   int64_t phases_;
-  Runs any_ = kRuns<0, 0, false>, runs_ = any_;
+  Runs any_ = kRuns<0, 0, false>, runs_ = any_, pairs_{};
 };
 
 // A row whose input lies in a map, and the weights of one block.
@@ -174,10 +208,15 @@ DwRow<T> row_of_map(const DwConv2dParams& p, const Map<T>& map, const DwWeights<
   return row;
 }
 
-// The kernel rows that a window at row `top` of the input has, where the input rows lie in a map.
+// Rows of the windows of `rows` output rows: of more than one only where windows are undilated.
+inline int64_t window_rows(const Window& window, int64_t rows) {
+  return window.kernel_h + (rows - 1) * window.stride_h;
+}
+
+// The rows that the windows of `rows` output rows at row `top` of the input have, where it lies in a map.
 template <class T>
-void set_taps(DwRow<T>& row, const DwConv2dParams& p, int64_t top) {
-  const TapRange taps(top, p.in_h, p.window.kernel_h, p.window.dilation_h);
+void set_taps(DwRow<T>& row, const DwConv2dParams& p, int64_t top, int64_t rows) {
+  const TapRange taps(top, p.in_h, window_rows(p.window, rows), p.window.dilation_h);
   row.begin = taps.begin, row.end = taps.end;
   row.first_slot = taps.begin < taps.end ? (top + taps.begin * p.window.dilation_h) % row.rows : 0;
 }
@@ -190,25 +229,27 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
                     int64_t block_step, const int64_t* offsets) {
   constexpr int kL = kLanes<Acc<T>>;
   DwRow<T> row = row_of_map(p, map, weights, block_begin);
-  row.in_step = p.window.stride_h * row.row_size, row.out_step = p.out_w;
-  const int64_t span = rows_spanned(p.window, 1);
+  row.place_step = p.out_w;
   // Row by row within a block: the rows that two windows share are still in the first-level cache.
   for (int64_t block = block_begin; block < block_end; ++block, y += block_step) {
     const T* x = map.data + (block - first_block) * map.block_size();
     row.taps = weights.taps + block * kL, row.bias = weights.bias + block * kL;
     const int64_t* place = offsets;
-    for (int64_t oh = begin; oh < end; oh += row.count, place += row.count * p.out_w) {
+    for (int64_t oh = begin, made = 0; oh < end; oh += made, place += made * p.out_w) {
+      const int64_t rows = runs.rows_at_once(end - oh, p.out_w), in_step = rows * p.window.stride_h;
+      const int64_t span = rows_spanned(p.window, rows);
       const int64_t top = oh * p.window.stride_h - p.window.pad_top, bottom = top + span;
-      set_taps(row, p, top);
-      row.count = 1;
+      set_taps(row, p, top, rows);
+      row.count = 1, row.in_step = in_step * row.row_size, row.out_step = rows * p.out_w;
       if (map.far && block + 1 < block_end) {  // the rows of the next block that no output row before this one read
-        map.fetch(block + 1 - first_block, larger<int64_t>(0, oh == begin ? top : bottom - p.window.stride_h),
+        map.fetch(block + 1 - first_block, larger<int64_t>(0, oh == begin ? top : bottom - in_step),
                   smaller(bottom, p.in_h));
       } else if (top >= 0 && bottom <= p.in_h && row.first_slot + span <= map.rows) {
         const int64_t below = smaller(p.in_h - bottom, map.rows - row.first_slot - span);
-        row.count = smaller(end - oh, below / p.window.stride_h + 1);
+        row.count = smaller((end - oh) / rows, below / in_step + 1);
       }
-      runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t count) {
+      made = row.count * rows;
+      runs.cover(p.out_w, rows, [&](auto run, int64_t ow, int64_t step, int64_t count) {
         run(row, x + ow * p.window.stride_w * kL, y, place + ow, step, count);
       });
     }
@@ -263,6 +304,8 @@ constexpr int64_t kFarBytes = 1024 * 1024;
 // The least that is fetched where the input is copied in the order in which it lies: the processor's own prefetchers
 // do as well, as long as a third-level cache holds it.
 constexpr int64_t kFarOrderedBytes = 5 * 1024 * 1024;
+// The same where it is read in place: two rows at once read little more often than they lie there.
+constexpr int64_t kFarInPlaceBytes = kTwoRows ? 10 * 1024 * 1024 : kFarBytes;
 
 template <class T>
 bool is_far(const DwConv2dParams& p, int64_t bytes) {
@@ -279,19 +322,34 @@ struct DwPlace {
   D* next = nullptr;
 };
 
+// Where output row oh goes, or rows oh and oh + 1, as `place(oh)` gives it for each; sets the row's steps.
+template <class D, class T, class Place>
+DwPlace<D> place_of(DwRow<T>& row, const Place& place, int64_t oh, int64_t rows) {
+  DwPlace<D> to = place(oh);
+  if (rows == 2) {
+    const DwPlace<D> second = place(oh + 1);
+    row.y_step = second.y - to.y, row.place_step = second.offsets - to.offsets, to.next = second.next;
+  }
+  return to;
+}
+
 // What the runs of whole pixels from column `ow` on fetch, where pixels lie one behind the other: the rows of the
-// image that the next output row is the first to read, and that row. The processor's own prefetchers see runs of
+// image that the next `rows` output rows are the first to read, and those. The processor's own prefetchers see runs of
 // pixels end and others begin. Behind the last rows lies the next image.
 template <class T, class D>
-DwFetch fetch_of(const DwConv2dParams& p, const T* image, int64_t top, int64_t ow, const DwPlace<D>& to) {
+DwFetch fetch_of(const DwConv2dParams& p, const DwRow<T>& row, const T* image, int64_t top, int64_t ow, int64_t rows,
+                 const DwPlace<D>& to) {
   const Window& w = p.window;
-  const T* const below = image + (top + rows_spanned(w, 1)) * p.x_stride.h + ow * w.stride_w * p.x_stride.w;
-  return {w.stride_h, p.x_stride.h * static_cast<int64_t>(sizeof(T)), reinterpret_cast<const char*>(below),
+  const T* const below = image + (top + rows_spanned(w, rows)) * p.x_stride.h + ow * w.stride_w * p.x_stride.w;
+  constexpr int64_t kBytes = sizeof(T);
+  return {rows * w.stride_h, p.x_stride.h * kBytes, row.y_step * kBytes, p.channels * kBytes,
+          reinterpret_cast<const char*>(below),
           to.next != nullptr ? reinterpret_cast<const char*>(to.next + to.offsets[ow]) : nullptr};
 }
 
 // Output rows [begin, end) of image n, blocks [block_begin, block_end), from x in any memory layout: each input row
-// is copied once, into a map that holds the rows of one window. `place(oh)` gives the DwPlace of the first block.
+// is copied once, into a map that holds the rows that are read at once. `place(oh)` gives the DwPlace of the first
+// block.
 template <class T, class D, class Place>
 void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, const DwWeights<T>& weights, int64_t n,
                     int64_t begin, int64_t end, int64_t block_begin, int64_t block_end, int64_t block_step,
@@ -299,25 +357,27 @@ void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, con
   constexpr int kL = kLanes<Acc<T>>;
   const int64_t blocks = block_end - block_begin;
   const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
-  Map<T> map{nullptr, rows_spanned(p.window, 1), columns_spanned(p)};
+  Map<T> map{nullptr, rows_spanned(p.window, runs.rows_at_once(end - begin, p.out_w)), columns_spanned(p)};
   map.data = workspace<T>(Slot::kInput, blocks * map.block_size());
   clear_padding(map, blocks, p.window.pad_left, p.in_w);
   DwRow<T> row = row_of_map(p, map, weights, block_begin);
-  row.by_blocks = true, row.in_block = map.block_size(), row.out_block = block_step;
+  row.blocks = blocks, row.in_block = map.block_size(), row.out_block = block_step;
   const bool fetches =
       is_far<T>(p, kFarOrderedBytes) && blocks * kL == p.channels && p.x_stride.c == 1 && p.x_stride.w == p.channels;
   int64_t staged = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
-  for (int64_t oh = begin; oh < end; ++oh) {
+  for (int64_t oh = begin, rows = 1; oh < end; oh += rows) {
+    rows = runs.rows_at_once(end - oh, p.out_w);
     const int64_t top = oh * p.window.stride_h - p.window.pad_top;
     staged = larger(staged, top);
-    for (const int64_t last = smaller(p.in_h, top + map.rows); staged < last; ++staged) {
+    for (const int64_t last = smaller(p.in_h, top + rows_spanned(p.window, rows)); staged < last; ++staged) {
       stage_row(p, n, staged, block_begin, block_end, map);
     }
-    set_taps(row, p, top);
-    const DwPlace<D> to = place(oh);
-    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
-      if (fetches && step == 1) row.fetch = fetch_of(p, image, top, ow, to);
-      run(row, map.data + ow * p.window.stride_w * kL, to.y, to.offsets + ow, step, blocks);
+    set_taps(row, p, top, rows);
+    const DwPlace<D> to = place_of<D>(row, place, oh, rows);
+    runs.cover(p.out_w, rows, [&](auto run, int64_t ow, int64_t step, int64_t count) {
+      row.columns_begin = -ow * p.window.stride_w, row.columns_end = map.columns + row.columns_begin;
+      if (fetches && step == 1) row.fetch = fetch_of(p, row, image, top, ow, rows, to);
+      run(row, map.data + ow * p.window.stride_w * kL, to.y, to.offsets + ow, step, count);
     });
   }
 }

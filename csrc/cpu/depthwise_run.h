@@ -1,4 +1,4 @@
-// The depthwise kernel: runs of neighbouring output pixels of one block of kLanes channels.
+// The depthwise kernel: runs of neighbouring output pixels of one block of kLanes channels, in one row or in two.
 #pragma once
 
 #include "activation.h"
@@ -7,41 +7,42 @@
 namespace mbv1::cpu {
 namespace {
 
-// What runs of neighbouring blocks fetch into the second-level cache meanwhile, in the order in which it lies in
-// memory: as many pixels as they read anew, of `rows` rows of the input that are `row_bytes` apart, and as many as
-// they make of the output, where y is not null. Each takes a share; x, y and the pixels are those of all of them
-// together.
+// What runs of whole pixels fetch into the second-level cache meanwhile, in the order in which it lies in memory: as
+// many pixels, of `pixel_bytes`, as they read anew, of `rows` rows of the input that are `row_bytes` apart, and as many
+// as they make of the output, in rows `y_row_bytes` apart, where y is not null. Each block takes a share.
 struct DwFetch {
-  int64_t rows = 0, row_bytes = 0;
+  int64_t rows = 0, row_bytes = 0, y_row_bytes = 0, pixel_bytes = 0;
   const char* x = nullptr;
   const char* y = nullptr;
 
-  // For the run of a block that begins `at` bytes behind the first.
-  template <int kColumns, int kOutputs>
-  MBV1_INLINE void share(int64_t at) const {
+  // For the block of run `run` that begins `at` bytes behind the first.
+  template <int kColumns, int kRows, int kOutputs>
+  MBV1_INLINE void share(int64_t run, int64_t at) const {
     if (rows == 0 || at % kCacheLine != 0) return;
-    for (int64_t r = 0; r < rows; ++r) {
-      const char* line = x + r * row_bytes + at * kColumns;
+    const char* line = x + (run * pixel_bytes + at) * kColumns;
+    for (int64_t r = 0; r < rows; ++r, line += row_bytes) {
       repeat<kColumns>([&](auto i) MBV1_LAMBDA { __builtin_prefetch(line + i * kCacheLine, 0, 2); });
     }
     if (y == nullptr) return;
-    const char* line = y + at * kOutputs;
-    repeat<kOutputs>([&](auto i) MBV1_LAMBDA { __builtin_prefetch(line + i * kCacheLine, 1, 2); });
+    const char* to = y + (run * pixel_bytes + at) * kOutputs;
+    repeat<kRows>([&](auto r) MBV1_LAMBDA {
+      repeat<kOutputs>([&](auto i) MBV1_LAMBDA { __builtin_prefetch(to + r * y_row_bytes + i * kCacheLine, 1, 2); });
+    });
   }
 };
 
-// One block of channels of one output row, or of `count` rows with the same window, whose inputs lie `in_step`
-// elements and whose outputs `out_step` offsets apart.
+// Neighbouring blocks of channels of an output row, or of two neighbouring ones; or of `count` times as many with the
+// same windows, whose inputs lie `in_step` elements and whose outputs `out_step` offsets apart.
 template <class T>
 struct DwRow {
   int64_t count = 1, in_step = 0, out_step = 0;
-  bool by_blocks = false;  // runs that are made at once are of neighbouring blocks, not behind each other,
-  int64_t in_block = 0, out_block = 0;  // whose inputs and outputs lie so far apart
+  int64_t y_step = 0, place_step = 0;  // from an output row to the second of two: elements, and offsets
+  int64_t blocks = 1, in_block = 0, out_block = 0;  // and elements from one to the next
   int64_t row_size, rows;               // of the input
-  int64_t first_slot, begin, end;       // kernel rows [begin, end), the first at row `first_slot` of the input
+  int64_t first_slot, begin, end;       // rows [begin, end) of the windows, the first at row `first_slot` of the input
   int64_t pixel;                        // from one column to the next,
-  int64_t columns_begin, columns_end;   // and the columns that exist, counted from the first one of the run
-  const Acc<T>* taps;                   // of the block
+  int64_t columns_begin, columns_end;   // and the columns that exist, counted from the first one of the first run
+  const Acc<T>* taps;                   // of the first block
   const Acc<T>* bias;
   int64_t tap_step;
   Window window;
@@ -49,7 +50,7 @@ struct DwRow {
   bool bf16_products = has_bf16_products();
   DwFetch fetch;
 
-  // The input row that the next kernel row reads.
+  // The input row behind `slot` in the windows.
   int64_t below(int64_t slot) const {
     slot += window.dilation_h;
     while (slot >= rows) slot -= rows;
@@ -60,6 +61,10 @@ struct DwRow {
 // Sums that are made side by side: with the weights of a kernel row they fill 32 or 16 registers.
 constexpr int kLongRun = kVectorBytes == 64 ? 14 : 7;
 constexpr int kShortRun = kVectorBytes == 64 ? 7 : 3;
+// Whether two output rows are made at once, in runs of kShortRun columns or, where fewer are left over, of kNarrowRun:
+// windows that overlap share what they read. It takes 32 registers.
+constexpr bool kTwoRows = kVectorBytes == 64;
+constexpr int kNarrowRun = 4;
 // Taps of any kernel row that are taken at once.
 constexpr int kAnyTaps = 4;
 // Rows of a kernel of a width of its own.
@@ -79,25 +84,38 @@ struct Walk {
   }
 };
 
-// kK neighbouring taps, whose columns lie `pixel` apart, for sums at stride kS. A column is loaded once, if it
-// exists.
-template <int kK, int kS, bool kMap, int kRun, class T, class V, class Exists>
-MBV1_INLINE void add_taps(const T* x, int64_t pixel, const Acc<T>* taps, int64_t tap_step, const Exists& exists,
-                          V (&sums)[kRun]) {
+// kK neighbouring taps, and the sums of an output row that they are for.
+template <class A, int kK, int kRun>
+struct Taps {
+  using V = typename Vec<A>::Type;
   V weights[kK];
-  Walk<Acc<T>> tap{taps, tap_step};
-  repeat<kK>([&](auto j) MBV1_LAMBDA { weights[j] = load(tap.next()); });
+  V (&sums)[kRun];
+
+  MBV1_INLINE Taps(const A* taps, int64_t tap_step, V (&s)[kRun]) : sums(s) {
+    Walk<A> tap{taps, tap_step};
+    repeat<kK>([&](auto j) MBV1_LAMBDA { weights[j] = load(tap.next()); });
+  }
+};
+
+// Adds an input row, whose columns lie `pixel` apart, to the sums of one or more output rows at stride kS. A column is
+// loaded once, if it exists.
+template <int kS, bool kMap, class T, class Exists, int kK, int kRun, class... Others>
+MBV1_INLINE void add_taps(const T* x, int64_t pixel, const Exists& exists, const Taps<Acc<T>, kK, kRun>& taps,
+                          const Others&... others) {
   Walk<T> pixels{x, pixel};
   repeat<(kRun - 1) * kS + kK>([&](auto column) MBV1_LAMBDA {
     const T* const at = kMap ? x + column * kLanes<Acc<T>> : pixels.next();
     if (!exists(column)) return;
-    const V value = in_register(load(at));
-    repeat<kK>([&](auto j) MBV1_LAMBDA {
-      constexpr int kFrom = column - j;
-      if constexpr (kFrom >= 0 && kFrom % kS == 0 && kFrom / kS < kRun) {
-        sums[kFrom / kS] = multiply_add<Acc<T>>(sums[kFrom / kS], weights[j], value);
-      }
-    });
+    const auto value = in_register(load(at));
+    const auto add = [&](const auto& row) MBV1_LAMBDA {
+      repeat<kK>([&](auto j) MBV1_LAMBDA {
+        constexpr int kFrom = column - j;
+        if constexpr (kFrom >= 0 && kFrom % kS == 0 && kFrom / kS < kRun) {
+          row.sums[kFrom / kS] = multiply_add<Acc<T>>(row.sums[kFrom / kS], row.weights[j], value);
+        }
+      });
+    };
+    add(taps), (add(others), ...);
   });
 }
 
@@ -142,8 +160,15 @@ struct Columns {
         stride(step * p.window.stride_w),
         pixel(kMap ? kLanes<Acc<T>> : p.pixel * dilation),
         dense(kK > 0 || stride == dilation) {
-    begin = dense ? divide_up(p.columns_begin, dilation) : p.columns_begin;
-    end = dense ? divide_up(p.columns_end, dilation) : p.columns_end;
+    begin = p.columns_begin, end = p.columns_end;
+    if (dense && dilation > 1) begin = divide_up(begin, dilation), end = divide_up(end, dilation);
+  }
+
+  // Those of a run that begins `outputs` behind the first, for kK == 0.
+  Columns of_run(int64_t outputs) const {
+    Columns columns = *this;
+    columns.begin -= outputs * (dense ? 1 : stride), columns.end -= outputs * (dense ? 1 : stride);
+    return columns;
   }
 };
 
@@ -164,11 +189,13 @@ void depthwise_any_run(const DwRow<T>& p, const Columns<T, 0, kMap>& columns, co
     int64_t j = 0;
     for (; kRun > 1 && dense && j + kAnyTaps <= p.window.kernel_w; j += kAnyTaps) {
       const auto exists = [&](auto column) MBV1_LAMBDA { return j + column >= begin && j + column < end; };
-      add_taps<kAnyTaps, 1, false>(row + j * pixel, pixel, taps + j * tap_step, tap_step, exists, sums);
+      add_taps<1, false>(row + j * pixel, pixel, exists,
+                         Taps<Acc<T>, kAnyTaps, kRun>(taps + j * tap_step, tap_step, sums));
     }
     for (; j < p.window.kernel_w; ++j) {
       const auto add = [&](const auto& exists) MBV1_LAMBDA {
-        add_taps<1, 1, false>(row + j * pixel, p.pixel * stride, taps + j * tap_step, tap_step, exists, sums);
+        add_taps<1, false>(row + j * pixel, p.pixel * stride, exists,
+                           Taps<Acc<T>, 1, kRun>(taps + j * tap_step, tap_step, sums));
       };
       const int64_t first = dense ? j : j * dilation, step_of = dense ? 1 : stride;
       if (first >= begin && first + (kRun - 1) * step_of < end) {
@@ -181,73 +208,97 @@ void depthwise_any_run(const DwRow<T>& p, const Columns<T, 0, kMap>& columns, co
   store_run(p, sums, y, place, step);
 }
 
-// `count` runs, one behind the other or block by block, of kRun outputs `step` apart. The first one's window begins
+// `count` runs, one behind the other, of kRun outputs `step` apart in each of kRows rows. The first one's window begins
 // at x, and it goes to y[offsets[0]], y[offsets[step]] … D is T, or what the product takes as its left factor, which
 // gets the values that a tensor would hold. kK is the kernel's width, of kMostRows rows at most, and kS the stride in
-// columns of the window, which lie dilation_w apart; or kK is 0 for any of all. kMap: the input is a map, and
-// undilated. Else columns may be missing, where kK > 0 fewer than that on either side.
-template <class T, class D, int kK, int kS, bool kMap, int kRun>
+// columns of the window, which lie dilation_w apart, and of two rows; or kK is 0 for any of all. kMap: the input is a
+// map of one block, and undilated. Else columns may be missing, where kK > 0 fewer than that on either side.
+template <class T, class D, int kK, int kS, bool kMap, int kRows, int kRun>
 __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
                                              int64_t step, int64_t count) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
   constexpr int kL = kLanes<A>;
   const Columns<T, kK, kMap> columns(p, step);
-  const auto for_each = [&](const auto& make) MBV1_LAMBDA {
-    const bool by_blocks = !kMap && p.by_blocks;
-    const int64_t next_x = by_blocks ? p.in_block : kRun * columns.stride * (kMap ? kL : p.pixel);
-    const int64_t next_y = by_blocks ? p.out_block : 0, next_place = by_blocks ? 0 : kRun * step;
-    const int64_t next_taps = by_blocks ? kL : 0;
+  const int64_t next_x = kRun * columns.stride * (kMap ? kL : p.pixel);
+  // Block by block within a run: the order in which they lie in memory.
+  const auto for_each = [&](const auto& make_run) MBV1_LAMBDA {
     for (int64_t row = 0; row < p.count; ++row) {
       const T* from = x + row * p.in_step;
-      D* to = y;
       const int64_t* place = offsets + row * p.out_step;
-      const A *taps = p.taps, *bias = p.bias;
-      for (int64_t run = 0; run < count; ++run) {
-        make(from, to, place, taps, bias);
-        if constexpr (kK > 0 && !kMap) p.fetch.template share<kRun * kS, kRun>(run * kL * int64_t{sizeof(T)});
-        from += next_x, to += next_y, place += next_place, taps += next_taps, bias += next_taps;
-      }
+      for (int64_t run = 0; run < count; ++run, from += next_x, place += kRun * step) make_run(run, from, place);
+    }
+  };
+  const auto for_blocks = [&](const T* from, const auto& make) MBV1_LAMBDA {
+    if constexpr (kMap) return make(0, from, y, p.taps, p.bias);
+    D* to = y;
+    const A *taps = p.taps, *bias = p.bias;
+    for (int64_t block = 0; block < p.blocks; ++block) {
+      make(block, from, to, taps, bias);
+      from += p.in_block, to += p.out_block, taps += kL, bias += kL;
     }
   };
   if constexpr (kK == 0) {
-    for_each([&](const T* from, D* to, const int64_t* place, const A* taps, const A* bias)
-                 MBV1_LAMBDA { depthwise_any_run<T, D, kMap, kRun>(p, columns, from, to, place, step, taps, bias); });
+    for_each([&](int64_t run, const T* from, const int64_t* place) MBV1_LAMBDA {
+      const Columns<T, kK, kMap> existing = columns.of_run(run * kRun);
+      for_blocks(from, [&](int64_t, const T* x, D* to, const A* taps, const A* bias) MBV1_LAMBDA {
+        depthwise_any_run<T, D, kMap, kRun>(p, existing, x, to, place, step, taps, bias);
+      });
+    });
   } else {
-    const int64_t row_count = p.end - p.begin, tap_step = p.tap_step, first_tap = p.begin * kK * tap_step;
-    int64_t rows[kMostRows];
-    for (int64_t i = 0, slot = p.first_slot; i < row_count; ++i, slot = p.below(slot)) rows[i] = slot * p.row_size;
-    const auto make_runs = [&](const auto& for_rows, const auto& exists) MBV1_LAMBDA {
-      for_each([&](const T* from, D* to, const int64_t* place, const A* taps, const A* bias) MBV1_LAMBDA {
-        V sums[kRun];
+    const int64_t begin = p.begin, end = p.end, tap_step = p.tap_step, tap_row = kK * tap_step;
+    int64_t rows[kMostRows + (kRows - 1) * kS];
+    for (int64_t i = begin, slot = p.first_slot; i < end; ++i, slot = p.below(slot)) rows[i] = slot * p.row_size;
+    constexpr std::integral_constant<int, 0> kFirst;
+    constexpr std::integral_constant<int, 1> kSecond;
+    // Calls add(i, r…) for row i of the windows, which is one of output rows r….
+    const auto for_rows = [&](const auto& add) MBV1_LAMBDA {
+      int64_t i = begin;
+      const auto add_rows = [&](int64_t last, auto... r) MBV1_LAMBDA {
+        const int64_t behind = smaller(last, end);
+#pragma GCC unroll 1
+        for (; i < behind; ++i) add(i, r...);
+      };
+      if constexpr (kRows == 1) {
+        if (kMap && kK == 3 && end - begin == 3) {
+          repeat<3>([&](auto row) MBV1_LAMBDA { add(begin + row, kFirst); });
+        } else {
+          add_rows(end, kFirst);
+        }
+      } else {
+        add_rows(kS, kFirst), add_rows(p.window.kernel_h, kFirst, kSecond), add_rows(end, kSecond);
+      }
+    };
+    const auto make_run = [&](int64_t run, const T* from, const int64_t* place, const auto& exists) MBV1_LAMBDA {
+      for_blocks(from, [&](int64_t block, const T* x, D* to, const A* taps, const A* bias) MBV1_LAMBDA {
+        V sums[kRows][kRun];
         const V start = load(bias);
-        repeat<kRun>([&](auto r) MBV1_LAMBDA { sums[r] = start; });
-        for_rows([&](int64_t i) MBV1_LAMBDA {
-          add_taps<kK, kS, kMap>(from + rows[i], columns.pixel, taps + first_tap + i * kK * tap_step, tap_step,
-                                 exists, sums);
+        repeat<kRows>([&](auto r) MBV1_LAMBDA { repeat<kRun>([&](auto i) MBV1_LAMBDA { sums[r][i] = start; }); });
+        for_rows([&](int64_t i, auto... r) MBV1_LAMBDA {
+          add_taps<kS, kMap>(x + rows[i], columns.pixel, exists,
+                             Taps<A, kK, kRun>(taps + (i - r * kS) * tap_row, tap_step, sums[r])...);
         });
-        store_run(p, sums, to, place, kMap ? 1 : step);
+        repeat<kRows>([&](auto r) MBV1_LAMBDA {
+          store_run(p, sums[r], to + r * p.y_step, place + r * p.place_step, kMap ? 1 : step);
+        });
+        if constexpr (!kMap) {
+          p.fetch.template share<kRun * kS, kRows, kRun>(run, block * kL * static_cast<int64_t>(sizeof(T)));
+        }
       });
     };
     const auto all = [](auto) MBV1_LAMBDA { return true; };
-    const auto any_rows = [&](const auto& add_row) MBV1_LAMBDA {
-#pragma GCC unroll 1
-      for (int64_t i = 0; i < row_count; ++i) add_row(i);
-    };
-    constexpr int kLast = (kRun - 1) * kS;  // the first column of the last window
-    if constexpr (kMap && kK == 3) {
-      if (row_count == 3) return make_runs([](const auto& add_row) MBV1_LAMBDA { repeat<3>(add_row); }, all);
-    }
-    // Without a question for each of the outer columns, where the arithmetic does not hide it.
-    if constexpr (kMap || (kK == 3 && kRun == kLongRun)) {
-      if (kMap || (columns.begin <= 0 && kLast + kK <= columns.end)) return make_runs(any_rows, all);
-    }
-    if constexpr (!kMap) {
-      const int64_t begin = columns.begin, end = columns.end;
-      make_runs(any_rows, [=](auto column) MBV1_LAMBDA {
-        return (column >= kK - 1 || column >= begin) && (column <= kLast || column < end);
+    for_each([&](int64_t run, const T* from, const int64_t* place) MBV1_LAMBDA {
+      if constexpr (kMap) return make_run(run, from, place, all);
+      constexpr int kLast = (kRun - 1) * kS;  // the first column of the last window
+      const int64_t first = columns.begin - run * kRun * kS, behind = columns.end - run * kRun * kS;
+      // Without a question for each of the outer columns, where the arithmetic does not hide it.
+      if constexpr (kK == 3 && (kRun == kLongRun || kRows == 2)) {
+        if (first <= 0 && kLast + kK <= behind) return make_run(run, from, place, all);
+      }
+      make_run(run, from, place, [=](auto column) MBV1_LAMBDA {
+        return (column >= kK - 1 || column >= first) && (column <= kLast || column < behind);
       });
-    }
+    });
   }
 }
 

@@ -30,14 +30,16 @@ int64_t copied_bytes(const DwConv2dParams& p) {
   return rows_spanned(p.window, 1) * columns_spanned(p) * kLanes<Acc<T>> * static_cast<int64_t>(sizeof(T));
 }
 
-// Whether copying the rows of the input pays: wide windows read every pixel many times, and pixels multiples of 4 KB
-// apart share the sets of a first-level cache, as do the many that a run with a stride reads, 2 KB apart. A
-// second-level cache has to hold the copies, and those of a dilated window are of too many rows.
+// Whether copying the rows of the input pays: wide windows read every pixel many times, unless two output rows are made
+// at once, and pixels multiples of 4 KB apart share the sets of a first-level cache, as do the many that a run with a
+// stride reads, 2 KB apart. A second-level cache has to hold the copies, and those of a dilated window are of too many
+// rows.
 template <class T>
-bool gains_from_copies(const DwConv2dParams& p) {
+bool gains_from_copies(const DwConv2dParams& p, const DwRuns<T, T, true>& runs) {
   const Window& w = p.window;
   const int64_t sharing = w.stride_w > 1 ? 2048 : 4096;
-  return (w.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) && w.dilation_h == 1 &&
+  const bool two_rows = runs.rows_at_once(p.out_h, p.out_w) == 2;
+  return ((w.kernel_w > 3 && !two_rows) || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) && w.dilation_h == 1 &&
          w.dilation_w == 1 && kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
 }
 
@@ -52,25 +54,25 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
   const Window& w = p.window;
   const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
   const T* const x = image - w.pad_left * p.x_stride.w;
-  const bool fetches = is_far<T>(p, kFarBytes) && c_end - c_begin == p.channels && p.x_stride.w == p.channels;
+  const bool fetches = is_far<T>(p, kFarInPlaceBytes) && c_end - c_begin == p.channels && p.x_stride.w == p.channels;
   DwRow<T> row;
   row.row_size = p.x_stride.h, row.rows = p.in_h, row.pixel = p.x_stride.w;
   row.tap_step = weights.channel_stride;
   row.window = w, row.activation = p.activation;
-  row.by_blocks = true, row.in_block = kL, row.out_block = kL * channel_step;
+  row.in_block = kL, row.out_block = kL * channel_step;
   const int64_t c_whole = c_begin + (c_end - c_begin) / kL * kL;
-  for (int64_t oh = begin; oh < end; ++oh) {
+  for (int64_t oh = begin, rows = 1; oh < end; oh += rows) {
+    rows = runs.rows_at_once(end - oh, p.out_w);
     const int64_t top = oh * w.stride_h - w.pad_top;
-    const TapRange taps(top, p.in_h, w.kernel_h, w.dilation_h);
+    const TapRange taps(top, p.in_h, window_rows(w, rows), w.dilation_h);
     row.begin = taps.begin, row.end = taps.end, row.first_slot = top + taps.begin * w.dilation_h;
-    // Block by block within a run: the order in which they lie in memory.
-    const DwPlace<D> to = place(oh);
-    runs.cover(p.out_w, [&](auto run, int64_t ow, int64_t step, int64_t) {
-      if (fetches && step == 1) row.fetch = fetch_of(p, image, top, ow, to);
+    const DwPlace<D> to = place_of<D>(row, place, oh, rows);
+    runs.cover(p.out_w, rows, [&](auto run, int64_t ow, int64_t step, int64_t count) {
+      if (fetches && step == 1) row.fetch = fetch_of(p, row, image, top, ow, rows, to);
       row.columns_begin = w.pad_left - ow * w.stride_w, row.columns_end = row.columns_begin + p.in_w;
       const auto make = [&](int64_t c, int64_t blocks) {
-        row.taps = weights.taps + c, row.bias = weights.bias + c;
-        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step, blocks);
+        row.taps = weights.taps + c, row.bias = weights.bias + c, row.blocks = blocks;
+        run(row, x + ow * w.stride_w * p.x_stride.w + c, to.y + c * channel_step, to.offsets + ow, step, count);
       };
       make(c_begin, (c_whole - c_begin) / kL);
       row.fetch.rows = 0;
@@ -80,9 +82,9 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
 }
 
 template <class T>
-void dwconv2d_in_place(const DwConv2dParams& p, const DwWeights<T>& weights, const Threads& threads) {
+void dwconv2d_in_place(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, const DwWeights<T>& weights,
+                       const Threads& threads) {
   constexpr int kL = kLanes<Acc<T>>;
-  const DwRuns<T, T, true> runs(p.window);
   // Bands of rows where images do not make enough items, and groups of channels where those do not either.
   const int64_t wanted = divide_up(threads.count * kItemsPerThread, p.batch), whole = p.channels / kL;
   const int64_t bands = smaller(divide_up(p.out_h, 4), wanted), groups = smaller(whole, divide_up(wanted, bands));
@@ -104,9 +106,9 @@ void dwconv2d_in_place(const DwConv2dParams& p, const DwWeights<T>& weights, con
 
 // Copies the rows of groups of channels.
 template <class T>
-void dwconv2d_copied(const DwConv2dParams& p, const DwWeights<T>& weights, const Threads& threads) {
+void dwconv2d_copied(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, const DwWeights<T>& weights,
+                     const Threads& threads) {
   constexpr int kL = kLanes<Acc<T>>;
-  const DwRuns<T, T, true> runs(p.window);
   const bool is_in_place = in_place<T>(p);
   const int64_t blocks = p.channels / kL, tail_channels = p.channels % kL;
   const int64_t rows_bytes = is_far<T>(p, kFarBytes) ? kFarRowsBytes : kRowsBytes;
@@ -154,8 +156,9 @@ void dwconv2d_copied(const DwConv2dParams& p, const DwWeights<T>& weights, const
 template <class T>
 void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
   const DwWeights<T> weights = pack_depthwise<T>(p);
-  if (in_place<T>(p) && !gains_from_copies<T>(p)) return dwconv2d_in_place(p, weights, threads);
-  dwconv2d_copied(p, weights, threads);
+  const DwRuns<T, T, true> runs(p.window);
+  if (in_place<T>(p) && !gains_from_copies<T>(p, runs)) return dwconv2d_in_place(p, runs, weights, threads);
+  dwconv2d_copied(p, runs, weights, threads);
 }
 
 // ---- NCHW ----
