@@ -23,13 +23,11 @@ def fail(op: str, argument: str, expected: str, got: object) -> NoReturn:
 
 
 def _ints(op: str, argument: str, value: int | Sequence[int], lengths: tuple[int, ...], low: int) -> list[int]:
-    # What most calls pass, without the price of the checks below. A trace has no need of it, and could make symbolic
-    # integers part of a tuple's comparison.
+    # What most calls pass, without the price of the checks below.
     if type(value) is int and value >= low:
         return [value]
-    if type(value) is tuple and len(value) in lengths and not torch.compiler.is_compiling():
-        if {*map(type, value)} == {int} and min(value) >= low:
-            return list(value)
+    if type(value) is tuple and len(value) in lengths and _are_ints(value) and min(value) >= low:
+        return [*value]
     items = list(value) if isinstance(value, Sequence) else [value]
     # bool is an int in Python, and stride=True is a mistake.
     integers = all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in items)
@@ -40,6 +38,11 @@ def _ints(op: str, argument: str, value: int | Sequence[int], lengths: tuple[int
     if any(isinstance(v, int) and v < low for v in items):
         fail(op, argument, f"integers >= {low}", value)
     return items
+
+
+def _are_ints(values: tuple[object, ...]) -> bool:
+    """Whether all are plain integers; False in a trace, whose symbolic ones may pass for them."""
+    return not torch.compiler.is_compiling() and {*map(type, values)} == {int}
 
 
 def pair(op: str, argument: str, value: int | Sequence[int]) -> list[int]:

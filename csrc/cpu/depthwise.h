@@ -143,11 +143,9 @@ class DwRuns {
   static constexpr Runs kRuns{depthwise_run<T, D, kK, kS, kMap, 1, kMany>,
                               depthwise_run<T, D, kK, kS, kMap, 1, kShortRun>,
                               depthwise_run<T, D, kK, kS, kMap, 1, 1>, kMany, kShortRun};
-  template <int kK, int kS, bool kMap>
-  static constexpr Runs kPairs{
-      depthwise_run<T, D, kK, kS, kMap, 2, kShortRun>,
-      depthwise_run<T, D, kK, kS, kMap, 2, kK == 3 ? kNarrowRun : kShortRun>, nullptr, kShortRun,
-      kK == 3 ? kNarrowRun : kShortRun};
+  template <int kK, int kS, bool kMap, int kFew = kK == 3 ? kNarrowRun : kShortRun>
+  static constexpr Runs kPairs{depthwise_run<T, D, kK, kS, kMap, 2, kShortRun>,
+                               depthwise_run<T, D, kK, kS, kMap, 2, kFew>, nullptr, kShortRun, kFew};
 
   template <int kK>
   void set(const Window& w, int64_t stride) {
@@ -334,15 +332,18 @@ DwPlace<D> place_of(DwRow<T>& row, const Place& place, int64_t oh, int64_t rows)
 }
 
 // What the runs of whole pixels from column `ow` on fetch, where pixels lie one behind the other: the rows of the
-// image that the next `rows` output rows are the first to read, and those. The processor's own prefetchers see runs of
-// pixels end and others begin. Behind the last rows lies the next image.
+// image that the next `rows` output rows are the first to read, and those. The processor's own prefetchers see runs
+// of pixels end and others begin. Behind the last rows lies the next image.
 template <class T, class D>
 DwFetch fetch_of(const DwConv2dParams& p, const DwRow<T>& row, const T* image, int64_t top, int64_t ow, int64_t rows,
                  const DwPlace<D>& to) {
   const Window& w = p.window;
   const T* const below = image + (top + rows_spanned(w, rows)) * p.x_stride.h + ow * w.stride_w * p.x_stride.w;
   constexpr int64_t kBytes = sizeof(T);
-  return {rows * w.stride_h, p.x_stride.h * kBytes, row.y_step * kBytes, p.channels * kBytes,
+  return {rows * w.stride_h,
+          p.x_stride.h * kBytes,
+          row.y_step * kBytes,
+          p.channels * kBytes,
           reinterpret_cast<const char*>(below),
           to.next != nullptr ? reinterpret_cast<const char*>(to.next + to.offsets[ow]) : nullptr};
 }

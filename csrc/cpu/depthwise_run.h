@@ -8,8 +8,8 @@ namespace mbv1::cpu {
 namespace {
 
 // What runs of whole pixels fetch into the second-level cache meanwhile, in the order in which it lies in memory: as
-// many pixels, of `pixel_bytes`, as they read anew, of `rows` rows of the input that are `row_bytes` apart, and as many
-// as they make of the output, in rows `y_row_bytes` apart, where y is not null. Each block takes a share.
+// many pixels, of `pixel_bytes`, as they read anew, of `rows` rows of the input that are `row_bytes` apart, and as
+// many as they make of the output, in rows `y_row_bytes` apart, where y is not null. Each block takes a share.
 struct DwFetch {
   int64_t rows = 0, row_bytes = 0, y_row_bytes = 0, pixel_bytes = 0;
   const char* x = nullptr;
@@ -36,13 +36,13 @@ struct DwFetch {
 template <class T>
 struct DwRow {
   int64_t count = 1, in_step = 0, out_step = 0;
-  int64_t y_step = 0, place_step = 0;  // from an output row to the second of two: elements, and offsets
+  int64_t y_step = 0, place_step = 0;               // from an output row to the second of two: elements, and offsets
   int64_t blocks = 1, in_block = 0, out_block = 0;  // and elements from one to the next
-  int64_t row_size, rows;               // of the input
-  int64_t first_slot, begin, end;       // rows [begin, end) of the windows, the first at row `first_slot` of the input
-  int64_t pixel;                        // from one column to the next,
-  int64_t columns_begin, columns_end;   // and the columns that exist, counted from the first one of the first run
-  const Acc<T>* taps;                   // of the first block
+  int64_t row_size, rows;                           // of the input
+  int64_t first_slot, begin, end;      // rows [begin, end) of the windows, the first at row `first_slot` of the input
+  int64_t pixel;                       // from one column to the next,
+  int64_t columns_begin, columns_end;  // and the columns that exist, counted from the first one of the first run
+  const Acc<T>* taps;                  // of the first block
   const Acc<T>* bias;
   int64_t tap_step;
   Window window;
@@ -61,8 +61,8 @@ struct DwRow {
 // Sums that are made side by side: with the weights of a kernel row they fill 32 or 16 registers.
 constexpr int kLongRun = kVectorBytes == 64 ? 14 : 7;
 constexpr int kShortRun = kVectorBytes == 64 ? 7 : 3;
-// Whether two output rows are made at once, in runs of kShortRun columns or, where fewer are left over, of kNarrowRun:
-// windows that overlap share what they read. It takes 32 registers.
+// Whether two output rows are made at once, in runs of kShortRun columns or, where fewer are left over, of
+// kNarrowRun: windows that overlap share what they read. It takes 32 registers.
 constexpr bool kTwoRows = kVectorBytes == 64;
 constexpr int kNarrowRun = 4;
 // Taps of any kernel row that are taken at once.
@@ -97,8 +97,8 @@ struct Taps {
   }
 };
 
-// Adds an input row, whose columns lie `pixel` apart, to the sums of one or more output rows at stride kS. A column is
-// loaded once, if it exists.
+// Adds an input row, whose columns lie `pixel` apart, to the sums of one or more output rows at stride kS. A column
+// is loaded once, if it exists.
 template <int kS, bool kMap, class T, class Exists, int kK, int kRun, class... Others>
 MBV1_INLINE void add_taps(const T* x, int64_t pixel, const Exists& exists, const Taps<Acc<T>, kK, kRun>& taps,
                           const Others&... others) {
@@ -208,11 +208,12 @@ void depthwise_any_run(const DwRow<T>& p, const Columns<T, 0, kMap>& columns, co
   store_run(p, sums, y, place, step);
 }
 
-// `count` runs, one behind the other, of kRun outputs `step` apart in each of kRows rows. The first one's window begins
-// at x, and it goes to y[offsets[0]], y[offsets[step]] … D is T, or what the product takes as its left factor, which
-// gets the values that a tensor would hold. kK is the kernel's width, of kMostRows rows at most, and kS the stride in
-// columns of the window, which lie dilation_w apart, and of two rows; or kK is 0 for any of all. kMap: the input is a
-// map of one block, and undilated. Else columns may be missing, where kK > 0 fewer than that on either side.
+// `count` runs, one behind the other, of kRun outputs `step` apart in each of kRows rows. The first one's window
+// begins at x, and it goes to y[offsets[0]], y[offsets[step]] … D is T, or what the product takes as its left factor,
+// which gets the values that a tensor would hold. kK is the kernel's width, of kMostRows rows at most, and kS the
+// stride in columns of the window, which lie dilation_w apart, and of two rows; or kK is 0 for any of all. kMap: the
+// input is a map of one block, and undilated. Else columns may be missing, where kK > 0 fewer than that on either
+// side.
 template <class T, class D, int kK, int kS, bool kMap, int kRows, int kRun>
 __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
                                              int64_t step, int64_t count) {

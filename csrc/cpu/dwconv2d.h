@@ -30,17 +30,17 @@ int64_t copied_bytes(const DwConv2dParams& p) {
   return rows_spanned(p.window, 1) * columns_spanned(p) * kLanes<Acc<T>> * static_cast<int64_t>(sizeof(T));
 }
 
-// Whether copying the rows of the input pays: wide windows read every pixel many times, unless two output rows are made
-// at once, and pixels multiples of 4 KB apart share the sets of a first-level cache, as do the many that a run with a
-// stride reads, 2 KB apart. A second-level cache has to hold the copies, and those of a dilated window are of too many
-// rows.
+// Whether copying the rows of the input pays: wide windows read every pixel many times, unless two output rows are
+// made at once, and pixels multiples of 4 KB apart share the sets of a first-level cache, as do the many that a run
+// with a stride reads, 2 KB apart. A second-level cache has to hold the copies, and those of a dilated window are of
+// too many rows.
 template <class T>
 bool gains_from_copies(const DwConv2dParams& p, const DwRuns<T, T, true>& runs) {
   const Window& w = p.window;
   const int64_t sharing = w.stride_w > 1 ? 2048 : 4096;
   const bool two_rows = runs.rows_at_once(p.out_h, p.out_w) == 2;
-  return ((w.kernel_w > 3 && !two_rows) || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) && w.dilation_h == 1 &&
-         w.dilation_w == 1 && kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
+  return ((w.kernel_w > 3 && !two_rows) || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) &&
+         w.dilation_h == 1 && w.dilation_w == 1 && kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
 }
 
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
