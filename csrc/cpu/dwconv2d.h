@@ -1,7 +1,7 @@
 // Depthwise convolution. NHWC is vectorised over channels (depthwise.h), NCHW over the width.
 #pragma once
 
-#include "depthwise.h"
+#include "dwconv2d_planes.h"
 
 namespace mbv1::cpu {
 namespace {
@@ -167,14 +167,6 @@ void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
 // whole vectors, and they stay in the first-level cache.
 constexpr int64_t kPlanePixels = 112;
 
-// Fetches `channels` planes `step` apart into the second-level cache, along with a loop over their pixels i: a cache
-// line of each at once.
-template <int kForWriting, class T>
-MBV1_INLINE void fetch_pixels(const T* planes, int64_t i, int64_t channels, int64_t step) {
-  if (i % (kCacheLine / static_cast<int64_t>(sizeof(T))) != 0) return;
-  for (int64_t c = 0; c < channels; ++c) __builtin_prefetch(planes + c * step + i, kForWriting, 2);
-}
-
 // Copies input rows [begin, end) of image n, channels of one block, into a map of that block whose padding is zero.
 // Meanwhile it fetches what lies `ahead` of them, unless that is 0.
 template <class T>
@@ -272,6 +264,9 @@ void store_pixels(const T* from, int64_t count, int64_t channels, T* to, int64_t
 
 template <class T>
 void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (by_planes<T>(p)) return dwconv2d_by_planes<T>(p, threads);
+  }
   const DwWeights<T> weights = pack_depthwise<T>(p);
   const DwRuns<T, T> runs(p.window);
   const int64_t blocks = blocks_of<Acc<T>>(p.channels);
