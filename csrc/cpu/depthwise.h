@@ -48,6 +48,14 @@ inline int64_t rows_spanned(const Window& window, int64_t count) {
   return (count - 1) * window.stride_h + (window.kernel_h - 1) * int64_t{window.dilation_h} + 1;
 }
 
+// Bands of output rows, as many as are wanted, but of `least` rows and of a multiple of `at_once`.
+struct Bands {
+  int64_t rows, count;
+  Bands(int64_t height, int64_t wanted, int64_t least, int64_t at_once)
+      : rows(round_up(divide_up(height, smaller(divide_up(height, least), wanted)), at_once)),
+        count(divide_up(height, rows)) {}
+};
+
 // Weights and bias in the type of the sums: taps[tap][channel_stride], channels padded with zeros.
 template <class T>
 struct DwWeights {

@@ -30,17 +30,17 @@ int64_t copied_bytes(const DwConv2dParams& p) {
   return rows_spanned(p.window, 1) * columns_spanned(p) * kLanes<Acc<T>> * static_cast<int64_t>(sizeof(T));
 }
 
-// Whether copying the rows of the input pays: wide windows read every pixel many times, unless two output rows are
-// made at once, and pixels multiples of 4 KB apart share the sets of a first-level cache, as do the many that a run
-// with a stride reads, 2 KB apart. A second-level cache has to hold the copies, and those of a dilated window are of
-// too many rows.
+// Whether copying the rows of the input pays, where two output rows are not made at once but windows are of several
+// rows: wide ones read every pixel many times, and pixels multiples of 4 KB apart share the sets of a first-level
+// cache, as do the many that a run with a stride reads, 2 KB apart. A second-level cache has to hold the copies, and
+// those of a dilated window are of too many rows.
 template <class T>
 bool gains_from_copies(const DwConv2dParams& p, const DwRuns<T, T, true>& runs) {
   const Window& w = p.window;
   const int64_t sharing = w.stride_w > 1 ? 2048 : 4096;
-  const bool two_rows = runs.rows_at_once(p.out_h, p.out_w) == 2;
-  return ((w.kernel_w > 3 && !two_rows) || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) &&
-         w.dilation_h == 1 && w.dilation_w == 1 && kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
+  return runs.rows_at_once(p.out_h, p.out_w) == 1 && w.kernel_h > 1 &&
+         (w.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) && w.dilation_h == 1 &&
+         w.dilation_w == 1 && kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
 }
 
 // Output rows [begin, end) of image n, channels [c_begin, c_end), a vector at least: channel c of a pixel to
@@ -86,18 +86,19 @@ void dwconv2d_in_place(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, 
                        const Threads& threads) {
   constexpr int kL = kLanes<Acc<T>>;
   // Bands of rows where images do not make enough items, and groups of channels where those do not either.
-  const int64_t wanted = divide_up(threads.count * kItemsPerThread, p.batch), whole = p.channels / kL;
-  const int64_t bands = smaller(divide_up(p.out_h, 4), wanted), groups = smaller(whole, divide_up(wanted, bands));
-  const int64_t band = divide_up(p.out_h, bands);
-  parallel(threads, p.batch * groups * bands, [&](int64_t begin, int64_t end) {
+  const int64_t wanted = divide_up(items_wanted(threads), p.batch), whole = p.channels / kL;
+  const Bands bands(p.out_h, wanted, 4, 2);
+  const int64_t groups = smaller(whole, divide_up(wanted, bands.count));
+  parallel(threads, p.batch * groups * bands.count, [&](int64_t begin, int64_t end) {
     int64_t* offsets = workspace<int64_t>(Slot::kOffsets, p.out_w);
     for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / (groups * bands), group = item / bands % groups, row = item % bands * band;
+      const int64_t n = item / (groups * bands.count), group = item / bands.count % groups;
+      const int64_t row = item % bands.count * bands.rows, rows_end = smaller(row + bands.rows, p.out_h);
       const int64_t c_begin = group * whole / groups * kL;
       const int64_t c_end = group + 1 < groups ? (group + 1) * whole / groups * kL : p.channels;
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
-      depthwise_in_place(p, runs, weights, n, row, smaller(row + band, p.out_h), c_begin, c_end, 1, [&](int64_t oh) {
+      depthwise_in_place(p, runs, weights, n, row, rows_end, c_begin, c_end, 1, [&](int64_t oh) {
         return DwPlace<T>{image + oh * p.y_stride.h, offsets, image + (oh + 1) * p.y_stride.h};
       });
     }
@@ -115,16 +116,16 @@ void dwconv2d_copied(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, co
   const int64_t group = larger<int64_t>(1, smaller(blocks, larger(kLeastBlocks, rows_bytes / copied_bytes<T>(p))));
   const int64_t groups = larger<int64_t>(1, divide_up(blocks, group));
   // Bands of rows where images and channels do not make enough items.
-  const int64_t bands = smaller(divide_up(p.out_h, 4), divide_up(threads.count * kItemsPerThread, p.batch * groups));
-  const int64_t band = divide_up(p.out_h, bands);
-  parallel(threads, p.batch * groups * bands, [&](int64_t begin, int64_t end) {
+  const Bands bands(p.out_h, divide_up(items_wanted(threads), p.batch * groups), 4, 2);
+  parallel(threads, p.batch * groups * bands.count, [&](int64_t begin, int64_t end) {
     int64_t* offsets = workspace<int64_t>(Slot::kOffsets, 2 * p.out_w);
     int64_t* tail_offsets = offsets + p.out_w;
     for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w, tail_offsets[ow] = ow * kL;
     T* tail = workspace<T>(Slot::kTile, p.out_w * kL);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / (groups * bands), first = item / bands % groups * group, row = item % bands * band;
-      const int64_t last = smaller(first + group, blocks), rows_end = smaller(row + band, p.out_h);
+      const int64_t n = item / (groups * bands.count), first = item / bands.count % groups * group;
+      const int64_t row = item % bands.count * bands.rows, rows_end = smaller(row + bands.rows, p.out_h);
+      const int64_t last = smaller(first + group, blocks);
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
       const auto place = [&](int64_t oh) {
         T* y = image + oh * p.y_stride.h;
@@ -271,18 +272,17 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   const DwRuns<T, T> runs(p.window);
   const int64_t blocks = blocks_of<Acc<T>>(p.channels);
   // Bands of rows where images and channels do not make enough items.
-  const int64_t bands = smaller(divide_up(p.out_h, 8), divide_up(threads.count * kItemsPerThread, p.batch * blocks));
-  const int64_t band = divide_up(p.out_h, bands);
-  const bool fetches = fetches_planes<T>(p, band);
-  parallel(threads, p.batch * blocks * bands, [&](int64_t begin, int64_t end) {
+  const Bands bands(p.out_h, divide_up(items_wanted(threads), p.batch * blocks), 8, 2);
+  const bool fetches = fetches_planes<T>(p, bands.rows);
+  parallel(threads, p.batch * blocks * bands.count, [&](int64_t begin, int64_t end) {
     constexpr int kL = kLanes<Acc<T>>;
-    const int64_t pixels = plane_rows(p, band) * p.out_w;
+    const int64_t pixels = plane_rows(p, bands.rows) * p.out_w;
     T* pixel_major = workspace<T>(Slot::kMaps, pixels * kL);
     int64_t* offsets = workspace<int64_t>(Slot::kOffsets, pixels);
     for (int64_t i = 0; i < pixels; ++i) offsets[i] = i * kL;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % bands * band, block = item / bands % blocks, n = item / bands / blocks;
-      const int64_t rows_end = smaller(first + band, p.out_h);
+      const int64_t block = item / bands.count % blocks, n = item / bands.count / blocks;
+      const int64_t first = item % bands.count * bands.rows, rows_end = smaller(first + bands.rows, p.out_h);
       T* y = static_cast<T*>(p.y) + n * p.y_stride.n + block * kL * p.y_stride.c;
       depthwise_planes(
           p, runs, weights, n, block, first, rows_end, [&](int64_t) { return DwPlace<T>{pixel_major, offsets}; },

@@ -150,15 +150,14 @@ void dwconv2d_by_planes(const DwConv2dParams& p, const Threads& threads) {
   const PlaneColumns columns(p, kLanes<Acc<T>>);
   const int64_t planes = p.batch * p.channels;
   // Bands of rows where planes do not make enough items.
-  const int64_t bands = smaller(divide_up(p.out_h, 8), divide_up(threads.count * kItemsPerThread, planes));
-  const int64_t band = divide_up(p.out_h, bands);
-  parallel(threads, planes * bands, [&](int64_t begin, int64_t end) {
+  const Bands bands(p.out_h, divide_up(items_wanted(threads), planes), 8, kPlaneRows);
+  parallel(threads, planes * bands.count, [&](int64_t begin, int64_t end) {
     const int64_t elements = (kPlaneInputRows<2> + 1) * columns.row_size;
     Acc<T>* const copies = workspace<Acc<T>>(Slot::kInput, elements);
     for (int64_t i = 0; i < elements; ++i) copies[i] = Acc<T>(0);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % bands * band, plane = item / bands;
-      make(p, columns, plane / p.channels, plane % p.channels, first, smaller(first + band, p.out_h));
+      const int64_t first = item % bands.count * bands.rows, plane = item / bands.count;
+      make(p, columns, plane / p.channels, plane % p.channels, first, smaller(first + bands.rows, p.out_h));
     }
   });
 }

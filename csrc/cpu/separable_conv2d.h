@@ -19,7 +19,7 @@ void place_in_tiles(int64_t count, int64_t blocks, int64_t* offsets) {
 
 // Output rows that an item makes: as many as fit, but so few that every thread gets its share of items.
 inline int64_t band_of_rows(int64_t height, int64_t batch, int64_t fitting, const Threads& threads) {
-  const int64_t fair = threads.count == 1 ? height : divide_up(batch * height, threads.count * kItemsPerThread);
+  const int64_t fair = divide_up(batch * height, items_wanted(threads));
   return larger<int64_t>(1, smaller(height, smaller(fitting, fair)));
 }
 

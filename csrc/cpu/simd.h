@@ -354,6 +354,9 @@ void parallel(const Threads& threads, int64_t items, const Body& body) {
 
 // Work items that a thread should get, so that none waits long for the last.
 constexpr int64_t kItemsPerThread = 4;
+inline int64_t items_wanted(const Threads& threads) {
+  return threads.count == 1 ? 1 : threads.count * kItemsPerThread;
+}
 
 // Calls body with a value of the type in which a product takes its factors: BFloat16 for itself where the processor
 // multiplies it, else the type of the sums.
