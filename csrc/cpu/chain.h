@@ -20,7 +20,7 @@ constexpr int64_t kSmallMapBytes = 256 * 1024;
 // A feature map that does not stay in the second-level cache until the next layer reads it.
 constexpr int64_t kFarMapBytes = 512 * 1024;
 // Pixels of a band, at least: several tiles, which share each reading of the weights.
-constexpr int64_t kBandPixels = kTwoRows ? 224 : 112;
+constexpr int64_t kBandPixels = 112;
 
 template <class T, class E>
 struct Layer {
