@@ -133,6 +133,13 @@ CASES: tuple[Case, ...] = (
     _dw((2, 5, 31, 33), 3, padding=(2, 0, 1, 2), activation="relu"),
     _dw((1, 2, 45, 51), 7, padding=3, activation="relu"),
     _dw((1, 1, 70, 57), 5, padding=2, stride=2),
+    # Two output rows at once, of few columns and of many, whole and overlapping, and one that is left over.
+    _dw((1, 40, 9, 5), 3, padding=1, activation="relu"),
+    _dw((1, 36, 13, 17), 5, padding=2, stride=2, activation="relu6"),
+    _dw((1, 20, 12, 16), 7, padding=3, activation="hardswish"),
+    # Wide rows with a padding, a stride and a dilation of their own; one output row of them.
+    _dw((1, 3, 10, 121), 3, padding=(1, 0, 2, 1), stride=2, dilation=(1, 2), activation="silu"),
+    _dw((1, 2, 3, 64), 3, padding=(0, 0, 1, 1), bias=False),
     # Rows that are cut into tiles.
     _dw((1, 2, 5, 600), 3, padding=1, activation="relu"),
     _dw((1, 1, 6, 1096), 3, padding=1, stride=2, activation="relu"),

@@ -231,10 +231,9 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
     }
   };
   const auto for_blocks = [&](const T* from, const auto& make) MBV1_LAMBDA {
-    if constexpr (kMap) return make(0, from, y, p.taps, p.bias);
     D* to = y;
     const A *taps = p.taps, *bias = p.bias;
-    for (int64_t block = 0; block < p.blocks; ++block) {
+    for (int64_t block = 0; block < (kMap ? 1 : p.blocks); ++block) {
       make(block, from, to, taps, bias);
       from += p.in_block, to += p.out_block, taps += kL, bias += kL;
     }
@@ -289,16 +288,19 @@ __attribute__((noinline)) void depthwise_run(const DwRow<T>& p, const T* x, D* y
     };
     const auto all = [](auto) MBV1_LAMBDA { return true; };
     for_each([&](int64_t run, const T* from, const int64_t* place) MBV1_LAMBDA {
-      if constexpr (kMap) return make_run(run, from, place, all);
-      constexpr int kLast = (kRun - 1) * kS;  // the first column of the last window
-      const int64_t first = columns.begin - run * kRun * kS, behind = columns.end - run * kRun * kS;
-      // Without a question for each of the outer columns, where the arithmetic does not hide it.
-      if constexpr (kK == 3 && (kRun == kLongRun || kRows == 2)) {
-        if (first <= 0 && kLast + kK <= behind) return make_run(run, from, place, all);
+      if constexpr (kMap) {
+        make_run(run, from, place, all);
+      } else {
+        constexpr int kLast = (kRun - 1) * kS;  // the first column of the last window
+        const int64_t first = columns.begin - run * kRun * kS, behind = columns.end - run * kRun * kS;
+        // Without a question for each of the outer columns, where the arithmetic does not hide it.
+        if constexpr (kK == 3 && (kRun == kLongRun || kRows == 2)) {
+          if (first <= 0 && kLast + kK <= behind) return make_run(run, from, place, all);
+        }
+        make_run(run, from, place, [=](auto column) MBV1_LAMBDA {
+          return (column >= kK - 1 || column >= first) && (column <= kLast || column < behind);
+        });
       }
-      make_run(run, from, place, [=](auto column) MBV1_LAMBDA {
-        return (column >= kK - 1 || column >= first) && (column <= kLast || column < behind);
-      });
     });
   }
 }

@@ -75,6 +75,7 @@ BAD_INTEGERS = [
     ({"stride": (1, 2, 3)}, "stride: expected 1 or 2 integers, got (1, 2, 3)"),
     ({"stride": 1.5}, "stride: expected"),
     ({"stride": True}, "stride: expected"),
+    ({"stride": (True, 1)}, "stride: expected 1 or 2 integers, got (True, 1)"),
     ({"padding": -1}, "padding: expected integers >= 0, got -1"),
     ({"padding": (1, 2, 3)}, "padding: expected 1 or 2 or 4 integers, got (1, 2, 3)"),
     ({"dilation": (1, 0)}, "dilation: expected integers >= 1, got (1, 0)"),
