@@ -136,12 +136,14 @@ __attribute__((noinline)) void dwconv2d_plane(const DwConv2dParams& p, const Pla
   make([&](V v) MBV1_LAMBDA { return activate<A>(v, p.activation); });
 }
 
-// Whether there is a kernel for the windows, and rows are of several vectors: the last one of each overlaps another.
+// Whether there is a kernel for the windows, and rows are wide: what the last vector of each makes twice then costs
+// less than transposing pixels, with shorter vectors sooner.
 template <class T>
 bool by_planes(const DwConv2dParams& p) {
   const Window& w = p.window;
+  const int64_t wide = w.stride_h == 1 ? smaller<int64_t>(32, 3 * kLanes<Acc<T>>) : 32;
   return w.kernel_h == kPlaneTaps && w.kernel_w == kPlaneTaps && w.dilation_h == 1 && w.stride_h <= 2 &&
-         p.x_stride.w == 1 && p.y_stride.w == 1 && p.out_w >= 3 * kLanes<Acc<T>>;
+         p.x_stride.w == 1 && p.y_stride.w == 1 && p.out_w >= wide;
 }
 
 template <class T>
