@@ -93,14 +93,15 @@ def run(op: Op, backend: str, args: tuple[Any, ...]) -> Tensor:
     if chosen == "torch":
         op.check(*args)
         return op.reference(*args)
+    kernels = op.kernels
     if chosen == "triton":
         triton_backend.load()
-        return getattr(torch.ops.mbv1, f"{op.name}_triton")(*args)
+        kernels = getattr(torch.ops.mbv1, f"{op.name}_triton")
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or _wants_gradient(args):
-        return op.kernels(*args)
+        return kernels(*args)
     # The op's own autograd comes to the same, at half the price of a small call.
     with torch._C._AutoDispatchBelowAutograd():
-        return op.kernels(*args)
+        return kernels(*args)
 
 
 def _wants_gradient(args: tuple[Any, ...]) -> bool:
