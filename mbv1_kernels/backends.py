@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ class Op:
     reference: Callable[..., Tensor]
     has_triton: bool
 
-    @cached_property
+    @property
     def kernels(self) -> Callable[..., Tensor]:
         """``torch.ops.mbv1.<name>``: the kernels in C++."""
         return getattr(torch.ops.mbv1, self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -183,6 +184,21 @@ def test_tf32_setting_can_be_traced() -> None:
 
     x = torch.zeros(1)
     assert torch.compile(function, fullgraph=True, backend="eager")(x) == function(x)
+
+
+FIRST_CALL = """
+import torch
+import mbv1_kernels
+
+x, weight = torch.ones(1, 8, 5, 5), torch.ones(8, 1, 3, 3)
+compiled = torch.compile(lambda x: mbv1_kernels.dwconv2d(x, weight), fullgraph=True, backend="eager")
+print(compiled(x).sum().item())
+"""
+
+
+def test_the_first_call_of_a_process_may_be_a_compiled_one() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True)
+    assert done.stdout.split() == [str(8 * 9 * 9.0)], done.stderr
 
 
 @pytest.mark.parametrize("op", OPS)
