@@ -2,7 +2,7 @@
 // feature map in the layout that the kernels have among themselves.
 #pragma once
 
-#include "depthwise_run.h"
+#include "depthwise_slide.h"
 #include "gemm.h"
 #include "transpose.h"
 
@@ -164,6 +164,10 @@ class DwRuns {
   void set(const Window& w) {
     const bool map = !kInPlace && w.dilation_w == 1;
     runs_ = map ? kRuns<kK, kS, true> : kRuns<kK, kS, false>;
+    if constexpr (kK == 3 && !kInPlace && !kTwoRows) {
+      constexpr Run kWholeRow = depthwise_slide<T, D, kS>;
+      if (map && w.kernel_h == 3) runs_ = {kWholeRow, kWholeRow, kWholeRow, 1, 1};
+    }
     if constexpr (kTwoRows) {
       const bool overlap = w.stride_h == kS && w.kernel_h >= kS && w.dilation_h == 1 && w.dilation_w == 1;
       if (overlap) pairs_ = map ? kPairs<kK, kS, true> : kPairs<kK, kS, false>;

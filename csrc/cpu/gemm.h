@@ -35,6 +35,17 @@ struct Prefetch {
   }
 };
 
+// a + r * step is row r of a tile, or behind its last row the first of the next one.
+template <class A>
+struct TileStep {
+  int64_t next;  // elements from a tile to the next
+
+  friend MBV1_INLINE int64_t operator*(int r, TileStep step) {
+    constexpr int kRows = Tile<A>::kRows;
+    return r < kRows ? r * kLanes<A> : step.next + (r - kRows) * kLanes<A>;
+  }
+};
+
 // How the left factor's rows are read, from one tile to the next. Operand is what A and B hold: the type of the sums,
 // or BFloat16 where the processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
 template <class E>
@@ -54,12 +65,13 @@ struct BlockedRows {
   MBV1_INLINE void for_each(const Multiply& multiply) const {
     const E* block = a;
     const char* line = prefetch.from;
+    const TileStep<Acc<E>> step{blocks_of<Acc<E>>(depth) * Tile<Acc<E>>::kBlock};
     for (int64_t left = depth; left > 0; left -= kL, block += Tile<Acc<E>>::kBlock, line += prefetch.step) {
       prefetch.part(line);
       // What kUnroll takes behind the last k is zero.
       for (int64_t k = 0; k < (kUnroll == kL ? 1 : smaller<int64_t>(left, kL)); k += kUnroll) {
 #pragma GCC unroll 8
-        for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, std::integral_constant<int64_t, kL>{});
+        for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, step);
       }
     }
   }
@@ -100,8 +112,11 @@ struct IndexedRows {
 
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
-#pragma GCC unroll 3
-    for (int64_t k = 0; k < depth; ++k) multiply(a + offsets[k], step);
+    int64_t k = 0;
+    for (; k + 3 <= depth; k += 3) {  // which the compiler's own unrolling would have copy all sums first
+      multiply(a + offsets[k], step), multiply(a + offsets[k + 1], step), multiply(a + offsets[k + 2], step);
+    }
+    for (; k < depth; ++k) multiply(a + offsets[k], step);
   }
 };
 
@@ -138,24 +153,29 @@ __attribute__((noinline)) void multiply_rows(Rows rows, const typename Rows::Ope
   using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
-  constexpr int kL = kLanes<A>;
+  // Vectors of a row of B that have a register of their own.
+  constexpr int kL = kLanes<A>, kLoaded = kR > Tile<A>::kRows ? kVectors - 1 : kVectors;
   for (int64_t first = 0; first < where.count; first += kR, rows.advance(1)) {
     V sums[kR][kVectors] = {};
     const E* b = panel;
     rows.for_each([&](const E* a, auto step, auto... odd) MBV1_LAMBDA {
       V columns[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
-      if constexpr (kIsWeights<Rows>) {
-        b += rows.plane;
-      } else {
-        b += Tile<A>::kCols * kPairOf<E>;
-      }
+      for (int v = 0; v < kLoaded; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
 #pragma GCC unroll 14
       for (int r = 0; r < kR; ++r) {
         const V factor = broadcast_operand(a + r * step, odd...);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<E>(sums[r][v], factor, columns[v]);
+        for (int v = 0; v < kVectors; ++v) {
+          V& sum = sums[r][v];
+          sum = v < kLoaded ? multiply_add<E>(sum, factor, columns[v])
+                            : multiply_add_from(sum, factor, b + v * kL * kPairOf<E>);
+        }
+      }
+      if constexpr (kIsWeights<Rows>) {
+        b += rows.plane;
+      } else {
+        b += Tile<A>::kCols * kPairOf<E>;
       }
     });
     // Copied only here, where the sums leave registers for it; stores do not change the copy.
@@ -265,12 +285,15 @@ void multiply_into(const Output<T>& out, Rows rows, int64_t count, const typenam
   constexpr int kVectors = Tile<A>::kVectors;
   const auto multiply = [&](const Rows& left, const auto& target) {
     if (cols <= kL) return multiply_rows<kRows, 1>(left, b, bias, target);
-    const int64_t rest = target.count % kRows, whole = target.count - (rest <= kHalf ? rest : 0);
+    const int64_t rest = target.count % kRows;
+    const bool one_more = Tile<A>::kMost > kRows && rest == 1 && target.count > kRows;
+    const int64_t last = one_more ? kRows + 1 : rest <= kHalf ? rest : 0, whole = target.count - last;
     if (whole > 0) multiply_rows<kRows, kVectors>(left, b, bias, target.part(0, whole));
-    if (whole == target.count) return;
-    Rows last = left;
-    last.advance(whole / kRows);
-    multiply_rows<kHalf, kVectors>(last, b, bias, target.part(whole, rest));
+    if (last == 0) return;
+    Rows behind = left;
+    behind.advance(whole / kRows);
+    if (one_more) return multiply_rows<Tile<A>::kMost, kVectors>(behind, b, bias, target.part(whole, last));
+    multiply_rows<kHalf, kVectors>(behind, b, bias, target.part(whole, last));
   };
   const Activation clamp = out.residual == nullptr && is_clamp(out.activation) ? out.activation : Activation::kNone;
   const A low = low_of<A>(clamp), high = high_of<A>(clamp);

@@ -19,6 +19,8 @@ template <class A>
 struct Tile {
   static constexpr int kRows = kVectorBytes == 64 ? 14 : 6;
   static constexpr int kHalf = kVectorBytes == 64 ? 7 : 4;
+  // With 16 registers a single row that is left over joins the last tile, and half of B's row stays in memory.
+  static constexpr int kMost = kVectorBytes == 32 ? 7 : kRows;
   static constexpr int kVectors = 2;
   static constexpr int kCols = kVectors * kLanes<A>;
   static constexpr int kBlock = kRows * kLanes<A>;  // elements of A from one block of k to the next

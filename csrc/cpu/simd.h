@@ -266,6 +266,23 @@ MBV1_INLINE typename Vec<Acc<E>>::Type multiply_add(typename Vec<Acc<E>>::Type s
   }
 }
 
+// The same with b in memory, for want of a register.
+template <class E>
+MBV1_INLINE typename Vec<Acc<E>>::Type multiply_add_from(typename Vec<Acc<E>>::Type sum, typename Vec<Acc<E>>::Type a,
+                                                         const E* b) {
+#if MBV1_VECTOR_BYTES == 32
+  const auto& memory = *reinterpret_cast<const char (*)[kVectorBytes]>(b);
+  if constexpr (std::is_same_v<E, float>) {
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "m"(memory));
+  } else {
+    asm("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(a), "m"(memory));
+  }
+  return sum;
+#else
+  return multiply_add<E>(sum, a, load_operand(b));
+#endif
+}
+
 // What a product of factors E stores: as `store_part`, by AVX512-BF16 where its factors need that anyway.
 template <class E, class T>
 MBV1_INLINE void store_product(T* p, typename Vec<Acc<T>>::Type v, int64_t count) {

@@ -68,10 +68,14 @@ class StemRows {
     if constexpr (!kPairs) {
       depth = stem_depth<E>(w, p.in_channels);
       offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
-      for (int64_t k = 0; k < depth; ++k) {
-        const int64_t i = k / run, j = k % run / p.in_channels, c = k % p.in_channels;
-        offsets[k] = i * row_size + k % run;
-        offsets_in_x[k] = i * p.x_stride.h + j * p.x_stride.w + c * p.x_stride.c;
+      int64_t k = 0;
+      for (int64_t i = 0; i < w.kernel_h; ++i) {
+        for (int64_t j = 0; j < w.kernel_w; ++j) {
+          for (int64_t c = 0; c < p.in_channels; ++c, ++k) {
+            offsets[k] = i * row_size + j * p.in_channels + c;
+            offsets_in_x[k] = i * p.x_stride.h + j * p.x_stride.w + c * p.x_stride.c;
+          }
+        }
       }
     }
   }

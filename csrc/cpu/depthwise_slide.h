@@ -1,0 +1,78 @@
+// Output rows of undilated 3x3 windows over a map, column by column: each column of the input is loaded once and goes
+// to the sums of all windows that have it, while the weights stay in registers. For instruction sets whose registers
+// do not hold the sums of two rows (kTwoRows).
+#pragma once
+
+#include "depthwise_run.h"
+
+namespace mbv1::cpu {
+namespace {
+
+// Calls body(activate) with the function of one vector that an activation is.
+template <class A, class Body>
+MBV1_INLINE void with_activation(Activation activation, const Body& body) {
+  using V = typename Vec<A>::Type;
+  if (!is_clamp(activation)) return body([=](V v) MBV1_LAMBDA { return activate<A>(v, activation); });
+  const V low = broadcast(low_of<A>(activation)), high = broadcast(high_of<A>(activation));
+  const auto from_below = [=](V v) MBV1_LAMBDA { return v < low ? low : v; };
+  if (high_of<A>(activation) == std::numeric_limits<A>::infinity()) return body(from_below);
+  body([=](V v) MBV1_LAMBDA {
+    const V sum = from_below(v);
+    return sum > high ? high : sum;
+  });
+}
+
+// `width` outputs of windows that have kTaps rows, at stride kS.
+template <class T, class D, int kS, int kTaps>
+void slide_rows(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets, int64_t width) {
+  using A = Acc<T>;
+  using V = typename Vec<A>::Type;
+  constexpr int kL = kLanes<A>, kK = 3;
+  V weights[kTaps][kK];
+  int64_t rows[kTaps], slot = p.first_slot;
+  repeat<kTaps>([&](auto i) MBV1_LAMBDA {
+    const A* taps = p.taps + (p.begin + i) * kK * p.tap_step;
+    repeat<kK>([&](auto j) MBV1_LAMBDA { weights[i][j] = in_register(load(taps + j * p.tap_step)); });
+    rows[i] = slot * p.row_size, slot = p.below(slot);
+  });
+  const V bias = in_register(load(p.bias));
+  with_activation<A>(p.activation, [&](const auto& activated) MBV1_LAMBDA {
+    for (int64_t row = 0; row < p.count; ++row) {
+      const T* lines[kTaps];
+      repeat<kTaps>([&](auto i) MBV1_LAMBDA { lines[i] = x + row * p.in_step + rows[i]; });
+      const int64_t* place = offsets + row * p.out_step;
+      V sums[kK] = {};  // sums[j] is of the window that has the column as its column j
+      const auto add_column = [&](auto column, int64_t at) MBV1_LAMBDA {
+        sums[2] = sums[1], sums[1] = sums[0], sums[0] = bias;
+        repeat<kTaps>([&](auto i) MBV1_LAMBDA {
+          const V value = in_register(load(lines[i] + at));
+          repeat<smaller(kK, column + 1)>([&](auto j) MBV1_LAMBDA {
+            if constexpr ((column - j) % kS == 0) sums[j] = multiply_add<A>(sums[j], weights[i][j], value);
+          });
+        });
+      };
+      constexpr int kFirst = kK - kS;  // columns before those that each end or begin a window
+      repeat<kFirst>([&](auto column) MBV1_LAMBDA { add_column(column, column * kL); });
+      int64_t at = kFirst * kL;
+#pragma GCC unroll 1
+      for (int64_t ow = 0; ow < width; ++ow, at += kS * kL) {
+        repeat<kS>([&](auto i) MBV1_LAMBDA { add_column(std::integral_constant<int, kFirst + i>{}, at + i * kL); });
+        V made = activated(sums[kK - 1]);
+        if constexpr (!std::is_same_v<T, D>) made = rounded<T>(made);
+        store(y + place[ow], made);
+      }
+    }
+  });
+}
+
+// As depthwise_run of a map in runs of one output, `count` of which lie side by side.
+template <class T, class D, int kS>
+__attribute__((noinline)) void depthwise_slide(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
+                                               int64_t step, int64_t count) {
+  if (p.end - p.begin == 3) return slide_rows<T, D, kS, 3>(p, x, y, offsets, count);
+  if (p.end - p.begin == 2) return slide_rows<T, D, kS, 2>(p, x, y, offsets, count);
+  depthwise_run<T, D, 3, kS, true, 1, 1>(p, x, y, offsets, step, count);
+}
+
+}  // namespace
+}  // namespace mbv1::cpu
