@@ -168,6 +168,9 @@ CASES: tuple[Case, ...] = (
     _dw((1, 17, 5, 70), 5, padding=(4, 8), dilation=(2, 4), stride=(1, 2), activation="relu6"),
     _dw((1, 16, 6, 50), 7, padding=(3, 9), dilation=(1, 3), stride=(1, 2)),
     _dw((1, 33, 5, 40), (1, 4), padding=(0, 0, 6, 3), dilation=(1, 3)),
+    # One row of each dilated window in the image, and fewer columns than a window's dilation.
+    _dw((1, 16, 3, 20), 3, padding=4, dilation=4, activation="silu"),
+    _dw((2, 9, 12, 3), 3, padding=4, dilation=4, activation="hardswish"),
     # Windows of many taps, as rows and as columns, in images wide and one pixel wide; strides that no kernel is for.
     _dw((1, 40, 1, 75), (1, 31), padding=(0, 15), activation="relu"),
     _dw((2, 19, 45, 1), (31, 1), padding=(15, 0), activation="relu", weights="packed"),
@@ -178,6 +181,8 @@ CASES: tuple[Case, ...] = (
     _pw((2, 32, 7, 7), 64, activation="relu"),
     _pw((1, 64, 14, 14), 128, activation="relu6", weights="packed"),
     _pw((1, 100, 13, 3), 24, activation="hardswish", residual=True),
+    # One more than whole tiles of 6, pixels and channels.
+    _pw((1, 48, 7, 7), 43, activation="relu6"),
     _pw((1, 1, 1, 1), 1),
     _pw((3, 3, 1, 17), 8, activation="silu", bias=False),
     _pw((1, 8, 29, 1), 100, residual=True, activation="relu", weights="sliced"),

@@ -131,7 +131,7 @@ class DwRuns {
   template <class Body>
   void cover(int64_t width, int64_t rows, const Body& body) const {
     if (rows == 2) return cover_pairs(width, body);
-    const bool few = phases_ > 1 && width < phases_ * kShortRun;
+    const bool few = phases_ > 1 && width < phases_ * runs_.few;
     const int64_t step = few ? 1 : phases_;
     for (int64_t first = 0; first < smaller(step, width); ++first) {
       cover_row(few ? any_ : runs_, divide_up(width - first, step),
@@ -166,7 +166,7 @@ class DwRuns {
     runs_ = map ? kRuns<kK, kS, true> : kRuns<kK, kS, false>;
     if constexpr (kK == 3 && !kInPlace && !kTwoRows) {
       constexpr Run kWholeRow = depthwise_slide<T, D, kS>;
-      if (map && w.kernel_h == 3) runs_ = {kWholeRow, kWholeRow, kWholeRow, 1, 1};
+      if (w.kernel_h == 3) runs_ = {kWholeRow, kWholeRow, kWholeRow, 1, 1};
     }
     if constexpr (kTwoRows) {
       const bool overlap = w.stride_h == kS && w.kernel_h >= kS && w.dilation_h == 1 && w.dilation_w == 1;

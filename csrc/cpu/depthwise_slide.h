@@ -1,6 +1,6 @@
-// Output rows of undilated 3x3 windows over a map, column by column: each column of the input is loaded once and goes
-// to the sums of all windows that have it, while the weights stay in registers. For instruction sets whose registers
-// do not hold the sums of two rows (kTwoRows).
+// Output rows of 3x3 windows over a map, column by column: each column of the input is loaded once and goes to the
+// sums of all windows that have it, while the weights stay in registers. For instruction sets whose registers do not
+// hold the sums of two rows (kTwoRows).
 #pragma once
 
 #include "depthwise_run.h"
@@ -22,12 +22,13 @@ MBV1_INLINE void with_activation(Activation activation, const Body& body) {
   });
 }
 
-// `width` outputs of windows that have kTaps rows, at stride kS.
+// `count` outputs, `step` apart, of windows that have kTaps rows.
 template <class T, class D, int kS, int kTaps>
-void slide_rows(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets, int64_t width) {
+void slide_rows(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets, int64_t step, int64_t count) {
   using A = Acc<T>;
   using V = typename Vec<A>::Type;
-  constexpr int kL = kLanes<A>, kK = 3;
+  constexpr int kK = 3;
+  const int64_t pixel = p.window.dilation_w * kLanes<A>;  // from one of the windows' columns to the next
   V weights[kTaps][kK];
   int64_t rows[kTaps], slot = p.first_slot;
   repeat<kTaps>([&](auto i) MBV1_LAMBDA {
@@ -52,26 +53,27 @@ void slide_rows(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets, int
         });
       };
       constexpr int kFirst = kK - kS;  // columns before those that each end or begin a window
-      repeat<kFirst>([&](auto column) MBV1_LAMBDA { add_column(column, column * kL); });
-      int64_t at = kFirst * kL;
+      repeat<kFirst>([&](auto column) MBV1_LAMBDA { add_column(column, column * pixel); });
+      int64_t at = kFirst * pixel;
 #pragma GCC unroll 1
-      for (int64_t ow = 0; ow < width; ++ow, at += kS * kL) {
-        repeat<kS>([&](auto i) MBV1_LAMBDA { add_column(std::integral_constant<int, kFirst + i>{}, at + i * kL); });
+      for (int64_t i = 0; i < count; ++i, at += kS * pixel, place += step) {
+        repeat<kS>([&](auto j)
+                       MBV1_LAMBDA { add_column(std::integral_constant<int, kFirst + j>{}, at + j * pixel); });
         V made = activated(sums[kK - 1]);
         if constexpr (!std::is_same_v<T, D>) made = rounded<T>(made);
-        store(y + place[ow], made);
+        store(y + *place, made);
       }
     }
   });
 }
 
-// As depthwise_run of a map in runs of one output, `count` of which lie side by side.
+// As depthwise_run of a map, dilated too, in runs of one output: `count` of them side by side.
 template <class T, class D, int kS>
 __attribute__((noinline)) void depthwise_slide(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets,
                                                int64_t step, int64_t count) {
-  if (p.end - p.begin == 3) return slide_rows<T, D, kS, 3>(p, x, y, offsets, count);
-  if (p.end - p.begin == 2) return slide_rows<T, D, kS, 2>(p, x, y, offsets, count);
-  depthwise_run<T, D, 3, kS, true, 1, 1>(p, x, y, offsets, step, count);
+  if (p.end - p.begin == 3) return slide_rows<T, D, kS, 3>(p, x, y, offsets, step, count);
+  if (p.end - p.begin == 2) return slide_rows<T, D, kS, 2>(p, x, y, offsets, step, count);
+  depthwise_run<T, D, 3, kS, false, 1, 1>(p, x, y, offsets, step, count);
 }
 
 }  // namespace
