@@ -314,8 +314,8 @@ constexpr int64_t kFarBytes = 1024 * 1024;
 // The least that is fetched where the input is copied in the order in which it lies: the processor's own prefetchers
 // do as well, as long as a third-level cache holds it.
 constexpr int64_t kFarOrderedBytes = 5 * 1024 * 1024;
-// The same where it is read in place: two rows at once read little more often than they lie there.
-constexpr int64_t kFarInPlaceBytes = kTwoRows ? 10 * 1024 * 1024 : kFarBytes;
+// The least that is fetched where the input is read as it lies: a core's share of a third-level cache.
+constexpr int64_t kFarInPlaceBytes = 10 * 1024 * 1024;
 
 template <class T>
 bool is_far(const DwConv2dParams& p, int64_t bytes) {

@@ -32,14 +32,12 @@ int64_t copied_bytes(const DwConv2dParams& p) {
 
 // Whether copying the rows of the input pays, where two output rows are not made at once but windows are of several
 // rows: wide ones read every pixel many times, and pixels multiples of 4 KB apart share the sets of a first-level
-// cache, as do the many that a run with a stride reads, 2 KB apart. A second-level cache has to hold the copies, and
-// those of a dilated window are of too many rows.
+// cache. A second-level cache has to hold the copies, and those of a dilated window are of too many rows.
 template <class T>
 bool gains_from_copies(const DwConv2dParams& p, const DwRuns<T, T, true>& runs) {
   const Window& w = p.window;
-  const int64_t sharing = w.stride_w > 1 ? 2048 : 4096;
   return runs.rows_at_once(p.out_h, p.out_w) == 1 && w.kernel_h > 1 &&
-         (w.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % sharing == 0) && w.dilation_h == 1 &&
+         (w.kernel_w > 3 || p.x_stride.w * static_cast<int64_t>(sizeof(T)) % 4096 == 0) && w.dilation_h == 1 &&
          w.dilation_w == 1 && kLeastBlocks * copied_bytes<T>(p) <= 2 * kFarRowsBytes;
 }
 

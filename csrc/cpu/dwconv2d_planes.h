@@ -14,8 +14,6 @@ constexpr int kPlaneRows = 4;
 // Rows of the input that those read.
 template <int kS>
 constexpr int kPlaneInputRows = (kPlaneRows - 1) * kS + kPlaneTaps;
-// The least of input and output that is fetched ahead of the rows that are made.
-constexpr int64_t kFarPlanesBytes = 10 * 1024 * 1024;
 
 // Fetches `channels` planes `step` apart into the second-level cache, along with a loop over their pixels i: a cache
 // line of each at once.
@@ -93,7 +91,7 @@ __attribute__((noinline)) void dwconv2d_plane(const DwConv2dParams& p, const Pla
   // Rows that are read, one of padding, and one for output rows that there are not.
   A* const copies = workspace<A>(Slot::kInput, (kIn + 1) * columns.row_size);
   T* const behind = workspace<T>(Slot::kTile, p.out_w);
-  const bool fetches = is_far<T>(p, kFarPlanesBytes);
+  const bool fetches = is_far<T>(p, kFarInPlaceBytes);
   const int64_t in_ahead = fetches ? kOut * kS * p.x_stride.h : 0, out_ahead = fetches ? kOut * p.y_stride.h : 0;
   int64_t copied = larger<int64_t>(0, begin * kS - w.pad_top);
   const auto make = [&](const auto& finish) MBV1_LAMBDA {
