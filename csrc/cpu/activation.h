@@ -63,5 +63,19 @@ constexpr A high_of(Activation a) {
   return a == Activation::kRelu6 ? A(6) : std::numeric_limits<A>::infinity();
 }
 
+// Calls body(activate) with the function of one vector that an activation is.
+template <class A, class Body>
+MBV1_INLINE void with_activation(Activation activation, const Body& body) {
+  using V = typename Vec<A>::Type;
+  if (!is_clamp(activation)) return body([=](V v) MBV1_LAMBDA { return activate<A>(v, activation); });
+  const V low = broadcast(low_of<A>(activation)), high = broadcast(high_of<A>(activation));
+  const auto from_below = [=](V v) MBV1_LAMBDA { return v < low ? low : v; };
+  if (high_of<A>(activation) == std::numeric_limits<A>::infinity()) return body(from_below);
+  body([=](V v) MBV1_LAMBDA {
+    const V sum = from_below(v);
+    return sum > high ? high : sum;
+  });
+}
+
 }  // namespace
 }  // namespace mbv1::cpu

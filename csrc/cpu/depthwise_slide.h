@@ -8,20 +8,6 @@
 namespace mbv1::cpu {
 namespace {
 
-// Calls body(activate) with the function of one vector that an activation is.
-template <class A, class Body>
-MBV1_INLINE void with_activation(Activation activation, const Body& body) {
-  using V = typename Vec<A>::Type;
-  if (!is_clamp(activation)) return body([=](V v) MBV1_LAMBDA { return activate<A>(v, activation); });
-  const V low = broadcast(low_of<A>(activation)), high = broadcast(high_of<A>(activation));
-  const auto from_below = [=](V v) MBV1_LAMBDA { return v < low ? low : v; };
-  if (high_of<A>(activation) == std::numeric_limits<A>::infinity()) return body(from_below);
-  body([=](V v) MBV1_LAMBDA {
-    const V sum = from_below(v);
-    return sum > high ? high : sum;
-  });
-}
-
 // `count` outputs, `step` apart, of windows that have kTaps rows.
 template <class T, class D, int kS, int kTaps>
 void slide_rows(const DwRow<T>& p, const T* x, D* y, const int64_t* offsets, int64_t step, int64_t count) {

@@ -94,7 +94,7 @@ __attribute__((noinline)) void dwconv2d_plane(const DwConv2dParams& p, const Pla
   const bool fetches = is_far<T>(p, kFarInPlaceBytes);
   const int64_t in_ahead = fetches ? kOut * kS * p.x_stride.h : 0, out_ahead = fetches ? kOut * p.y_stride.h : 0;
   int64_t copied = larger<int64_t>(0, begin * kS - w.pad_top);
-  const auto make = [&](const auto& finish) MBV1_LAMBDA {
+  with_activation<A>(p.activation, [&](const auto& activated) MBV1_LAMBDA {
     for (int64_t oh = begin; oh < end; oh += kOut) {
       const int64_t top = oh * kS - w.pad_top;
       for (const int64_t last = smaller(p.in_h, top + kIn); copied < last; ++copied) {
@@ -122,16 +122,11 @@ __attribute__((noinline)) void dwconv2d_plane(const DwConv2dParams& p, const Pla
         });
         repeat<kOut>([&](auto r) MBV1_LAMBDA {
           if (out_ahead != 0) __builtin_prefetch(to[r] + ow + out_ahead, 1, 2);
-          store(to[r] + ow, finish(sums[r]));
+          store(to[r] + ow, activated(sums[r]));
         });
       }
     }
-  };
-  if (p.activation == Activation::kNone) return make([](V v) MBV1_LAMBDA { return v; });
-  if (p.activation == Activation::kRelu) {
-    return make([](V v) MBV1_LAMBDA { return activate<A>(v, Activation::kRelu); });
-  }
-  make([&](V v) MBV1_LAMBDA { return activate<A>(v, p.activation); });
+  });
 }
 
 // Whether there is a kernel for the windows, and rows are wide: what the last vector of each makes twice then costs

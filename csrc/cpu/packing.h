@@ -5,6 +5,7 @@
 // panels of Tile::kCols columns, [panel][k][column]. Both are padded with zeros to whole blocks of kLanes in k.
 #pragma once
 
+#include "product.h"
 #include "transpose.h"
 
 namespace mbv1::cpu {
