@@ -32,7 +32,7 @@ STABLE_TORCH_LIBRARY(mbv1, m) {
   // width), padding (top, bottom, left, right), dilation, output channels, the two activations. `packed` has what
   // chain_pack makes of each, one after another. With a weight the result is pool_linear's of the last layer's
   // output.
-  m.def("chain_pack(Tensor? dw_weight, Tensor? dw_bias, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("chain_pack(Tensor? dw_weight, Tensor? dw_bias, Tensor weight, Tensor? bias, bool strassen=True) -> Tensor");
   m.def("chain(Tensor x, Tensor packed, int[] layers, Tensor? weight=None, Tensor? bias=None) -> Tensor");
   // 1-D tensors of uint8 one after another, in memory of which the system makes huge pages, if it has them.
   m.def("in_huge_pages(Tensor[] parts) -> Tensor");

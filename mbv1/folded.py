@@ -31,10 +31,19 @@ class FoldedLayers:
         weights: (weight, bias) of each, all of one dtype.
         activation: of every layer.
         keep: whether weights are packed for the chain, which is worth it where several calls use them.
+        strassen: of the :class:`mbv1_kernels.Chain`.
     """
 
-    def __init__(self, convs: Sequence[Conv2d], weights: Sequence[Folded], activation: str, *, keep: bool) -> None:
-        self.convs, self.weights, self.activation = convs, weights, activation
+    def __init__(
+        self,
+        convs: Sequence[Conv2d],
+        weights: Sequence[Folded],
+        activation: str,
+        *,
+        keep: bool,
+        strassen: bool = True,
+    ) -> None:
+        self.convs, self.weights, self.activation, self._strassen = convs, weights, activation, strassen
         self._separable = len(convs) == 1 or convs[1].op == "depthwise"
         self.device_type = weights[0][0].device.type
         self._chainable = (
@@ -89,7 +98,8 @@ class FoldedLayers:
             stem, *rest = self.weights
             layers: list[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]] = [(None, None, *stem)]
             layers += [(*dw, *pw) for dw, pw in zip(rest[::2], rest[1::2], strict=True)]
-            chain = self._chain = Chain(layers, [(self.activation, self.activation)] * len(layers))
+            activations = [(self.activation, self.activation)] * len(layers)
+            chain = self._chain = Chain(layers, activations, strassen=self._strassen)
         if numbers is None or numbers[0] != x.shape[2:]:
             numbers = self._numbers = x.shape[2:], chain.numbers(self._windows(x.shape[2:]))
         return chain(x, numbers[1], weight, bias)

@@ -27,7 +27,7 @@ class _Ready(NamedTuple):
 class Frozen(nn.Module):
     """What :func:`frozen` returns. ``convs`` have the folded weights, ``fc`` is the classifier."""
 
-    def __init__(self, model: MobileNetV1, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: MobileNetV1, dtype: torch.dtype | None = None, *, strassen: bool = True) -> None:
         super().__init__()
         pairs = model._pairs_to_fold()
         if pairs is None:
@@ -40,7 +40,7 @@ class Frozen(nn.Module):
             self.convs = nn.ModuleList(_folded_conv(conv, *fold_conv_bn(conv, bn, dtype)) for conv, bn in pairs)
             self.pool, self.fc = copy.deepcopy(model.model[-1]), copy.deepcopy(model.fc).to(dtype)
         self.requires_grad_(False).eval()
-        self.activation, self.backend = model.activation, model.backend
+        self.activation, self.backend, self.strassen = model.activation, model.backend, strassen
         self._kept: _Ready | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ class Frozen(nn.Module):
         ready = self._kept if keep else None
         if ready is None or ready.modules is not self._modules:  # a replica's
             convs, fc = list(self.convs), self.fc
-            layers = FoldedLayers(convs, [(conv.weight, conv.bias) for conv in convs], self.activation, keep=keep)
+            weights = [(conv.weight, conv.bias) for conv in convs]
+            layers = FoldedLayers(convs, weights, self.activation, keep=keep, strassen=self.strassen)
             head = None
             if type(fc) is nn.Linear:
                 head = (in_huge_pages(fc.weight) if keep and fc.weight.is_cpu else fc.weight, fc.bias)
@@ -88,7 +89,7 @@ class Frozen(nn.Module):
         return f"activation={self.activation}, backend={self.backend}"
 
 
-def frozen(model: MobileNetV1, dtype: torch.dtype | None = None) -> Frozen:
+def frozen(model: MobileNetV1, dtype: torch.dtype | None = None, *, strassen: bool = True) -> Frozen:
     """A module that computes ``model(x)`` from copies of its weights: the fastest form of a net that stays as it is.
 
     A fused :class:`MobileNetV1` looks in every call whether a weight has changed, some 200 us on a CPU whose caches
@@ -100,11 +101,14 @@ def frozen(model: MobileNetV1, dtype: torch.dtype | None = None) -> Frozen:
     Args:
         model: a net in evaluation mode with ``fused=True``.
         dtype: of the weights, and of the inputs that it will take; by default the model's.
+        strassen: whether the CPU's products of at least 128 channels may be made by one level of Strassen's
+            algorithm, with seven multiplications for eight (:class:`mbv1_kernels.Chain` says what that does to
+            rounding errors, NaN and infinity). A model that is not frozen always lets them.
 
     Raises:
         ValueError: the model is in training mode, not fused, or its layers were exchanged for others.
     """
-    return Frozen(model, dtype)
+    return Frozen(model, dtype, strassen=strassen)
 
 
 def _folded_conv(conv: Conv2d, weight: Tensor, bias: Tensor) -> Conv2d:

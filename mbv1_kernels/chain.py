@@ -39,6 +39,15 @@ class Chain:
     bfloat16 or float64; the first one may have ``dw_weight`` None: a dense convolution, as
     :func:`mbv1_kernels.stem_conv2d`. Later changes of the tensors are not seen.
 
+    Args:
+        layers: the weights, see above.
+        activations: (of the depthwise half, of the whole layer) for each layer.
+        strassen: whether pointwise products of at least 128 channels may be made by one level of Strassen's
+            algorithm: seven multiplications for eight, and 7/4 of the memory for such weights. Rounding errors are
+            then bounded by the largest values of a feature map, not by those of a pixel (Higham, Accuracy and
+            Stability of Numerical Algorithms, 2002, section 23.2.2), and NaN or infinity in one pixel makes NaN of
+            another one, too. Never where BFloat16 is multiplied as such.
+
     Raises:
         RuntimeError: for a layer that does not fit; it names the op, the argument, what was expected and what came.
     """
@@ -47,6 +56,8 @@ class Chain:
         self,
         layers: Sequence[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]],
         activations: Sequence[tuple[str, str]],
+        *,
+        strassen: bool = True,
     ) -> None:
         if not 1 <= len(layers) <= MAX_LAYERS or len(layers) != len(activations):
             raise RuntimeError(
@@ -60,7 +71,10 @@ class Chain:
                         f"mbv1::chain: activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}"
                     )
         self._packed = torch.ops.mbv1.in_huge_pages(
-            [torch.ops.mbv1.chain_pack(*(t.detach() if t is not None else None for t in layer)) for layer in layers]
+            [
+                torch.ops.mbv1.chain_pack(*(t.detach() if t is not None else None for t in layer), strassen)
+                for layer in layers
+            ]
         )
         self._fixed = [
             ([int(k) for k in (weight if dw is None else dw).shape[2:]], int(weight.shape[0]), pair)

@@ -46,6 +46,23 @@ NETS: dict[str, tuple[tuple[int, int, int, int], str, list[tuple[tuple[int, int]
             ((1, 1), 1, Window()),
         ],
     ),
+    # By Strassen's algorithm: quads of tiles of every height, halves that differ, fewer rows than a tile has.
+    "strassen": (
+        (2, 3, 23, 31),
+        "dense",
+        [
+            ((3, 3), 128, Window((1, 1), SAME)),
+            ((3, 3), 192, Window((1, 1), SAME)),
+            ((3, 3), 128, Window((2, 2), SAME)),
+            ((3, 3), 256, Window((2, 2), SAME)),
+            ((3, 3), 64, Window((2, 2), SAME)),
+        ],
+    ),
+    "strassen_heights": (
+        (1, 128, 7, 9),
+        "separable",
+        [((1, 1), 128, Window()), *[((2, 2), 128, Window())] * 5, ((2, 1), 128, Window()), ((1, 3), 128, Window())],
+    ),
     "one": ((1, 130, 7, 7), "separable", [((3, 3), 70, Window((1, 1), SAME))]),
     "wide_padding": ((1, 8, 3, 4), "separable", [((3, 3), 9, Window((1, 1), (5, 4, 3, 6)))]),
 }
@@ -53,6 +70,8 @@ ACTIVATIONS = [("relu", "relu6"), ("silu", "hardswish"), ("none", "relu"), ("rel
 
 
 LAYOUTS = ("nchw", "nhwc", "strided")
+# What Strassen's algorithm may add to rounding errors: the bound is three times that of the usual product.
+STRASSEN = 3
 
 
 def make(net: str, dtype: torch.dtype, layout: str) -> tuple[Tensor, list[Any], list[tuple[str, str]], list[Window]]:
@@ -75,7 +94,8 @@ def make(net: str, dtype: torch.dtype, layout: str) -> tuple[Tensor, list[Any], 
             parts = [dw, torch.randn(channels), torch.randn(out, channels, 1, 1) * channels**-0.5, bias]
         weights.append(tuple(None if p is None else p.to(dtype) for p in parts))
         channels = out
-    return x, weights, ACTIVATIONS[: len(layers)], [window for _, _, window in layers]
+    activations = (ACTIVATIONS * 2)[: len(layers)]
+    return x, weights, activations, [window for _, _, window in layers]
 
 
 def by_ops(x: Tensor, weights: Sequence[Any], activations: Sequence[tuple[str, str]], windows: Sequence[Window]):

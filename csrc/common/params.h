@@ -105,6 +105,7 @@ struct ChainStage {
   Window window;
   Activation dw_activation, activation;
   bool separable;
+  bool strassen;  // whether its product may be Strassen's
 };
 
 constexpr int64_t kMaxStages = 64;

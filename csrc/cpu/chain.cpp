@@ -20,20 +20,20 @@ PackedHeader header_of(const ChainStage& s, DType dtype) {
   PackedHeader header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   std::strncpy(header.isa, isa_name(), sizeof header.isa - 1);
-  header.dtype = static_cast<int64_t>(dtype), header.separable = s.separable;
+  header.dtype = static_cast<int64_t>(dtype), header.separable = s.separable, header.strassen = s.strassen;
   header.in_channels = s.in_channels, header.out_channels = s.out_channels;
   header.kernel_h = s.window.kernel_h, header.kernel_w = s.window.kernel_w;
   return header;
 }
 
 Tensor pack(const OptionalTensor& dw_weight, const OptionalTensor& dw_bias, const Tensor& weight,
-            const OptionalTensor& bias) {
+            const OptionalTensor& bias, bool strassen) {
   const Checks check("chain_pack");
   check.weight("weight", weight, 4, "(O, C, KH, KW)");
   const DType dtype = check.dtype("weight", weight);
   check.like("bias", bias, weight, {weight.size(0)});
   ChainStage s{};
-  s.separable = dw_weight.has_value();
+  s.separable = dw_weight.has_value(), s.strassen = strassen;
   s.in_channels = weight.size(1), s.out_channels = weight.size(0);
   SeparableConv2dParams w{};
   w.pw.weight = weight.const_data_ptr(), w.pw.bias = data_of(bias), w.pw.bias_stride = bias_stride(bias);
@@ -130,7 +130,7 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
     const auto name = [i] { return "packed[" + std::to_string(i) + "]"; };
     PackedHeader header{};
     if (left >= static_cast<int64_t>(sizeof header)) std::memcpy(&header, at, sizeof header);
-    s.separable = header.separable != 0;
+    s.separable = header.separable != 0, s.strassen = header.strassen != 0;
     const PackedHeader expected = header_of(s, p.dtype);
     const bool is_it = std::memcmp(&header, &expected, sizeof header) == 0;
     const int64_t bytes = is_it ? kernels().packed_bytes(s, p.dtype) : 0;

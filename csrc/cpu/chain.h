@@ -14,7 +14,7 @@ namespace mbv1::cpu {
 namespace {
 
 // What the rows and weights of a group may take of the second-level cache.
-constexpr int64_t kGroupBytes = 896 * 1024;
+constexpr int64_t kGroupBytes = 1024 * 1024;
 // A feature map that stays in the cache anyway: not worth reading the weights once a band for.
 constexpr int64_t kSmallMapBytes = 256 * 1024;
 // A feature map that does not stay in the second-level cache until the next layer reads it.
@@ -96,8 +96,7 @@ class Chain {
   }
 
   int64_t weight_bytes(int64_t s) const {
-    return layers[s].weights.panel_count * panel_elements<A>(depth_of<E>(layers[s].stage)) *
-           static_cast<int64_t>(sizeof(E));
+    return layers[s].weights.panel_count * layers[s].weights.panel_size * static_cast<int64_t>(sizeof(E));
   }
 
   // Extends the group that begins with layer s while rows and weights fit the cache.
@@ -231,13 +230,14 @@ class Chain {
       progress.staged = larger(progress.staged, row * l.stage.window.stride_h - l.stage.window.pad_top);
       for (; progress.staged < needed; ++progress.staged) stage_row(l.dw, progress.n, progress.staged, 0, blocks, in);
     }
-    E* middle = workspace<E>(Slot::kTile, tile_elements<A>(l.step * width, l.stage.in_channels));
+    E* middle = workspace<E>(Slot::kTile, l.weights.left_elements(l.step * width));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, pixels);
-    place_in_tiles<A>(pixels, blocks, offsets);
+    l.weights.place(pixels, offsets);
     depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, 0, blocks, row, row_end, middle, Tile<A>::kBlock, offsets);
+    l.weights.complete(middle, pixels, 0, l.weights.blocks());
     const E* next = s + 1 < count && s + 1 == l.group_end ? layers[s + 1].weights.panels : nullptr;
-    multiply_tiles(output_rows(progress.out[s], progress.n, s, row, row_end), middle, pixels, l.weights.panels,
-                   l.stage.in_channels, l.weights.bias, output_columns(s), 0, l.weights.panel_count, next);
+    l.weights.multiply(output_rows(progress.out[s], progress.n, s, row, row_end), middle, pixels, output_columns(s),
+                       0, l.weights.panel_count, next);
   }
 
   void make_dense(Progress& progress, int64_t s, int64_t row, int64_t row_end) const {
@@ -252,17 +252,20 @@ class Chain {
     const Layer<T, E>& l = layers[s];
     const int64_t width = l.stage.out_w, height = l.stage.out_h, pixels = width * height;
     const int64_t blocks = blocks_of<A>(l.stage.in_channels);
-    E* middle = workspace<E>(Slot::kTile, tile_elements<A>(pixels, l.stage.in_channels));
+    E* middle = workspace<E>(Slot::kTile, l.weights.left_elements(pixels));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, pixels);
-    place_in_tiles<A>(pixels, blocks, offsets);
-    parallel(threads, blocks, [&](int64_t begin, int64_t end) {
-      depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, begin, end, 0, height, middle + begin * Tile<A>::kBlock,
-                     Tile<A>::kBlock, offsets);
+    l.weights.place(pixels, offsets);
+    const int64_t independent = l.weights.blocks();
+    parallel(threads, independent, [&](int64_t begin, int64_t end) {
+      for (int64_t first = 0; first < blocks; first += independent) {
+        depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, first + begin, first + end, 0, height,
+                       middle + (first + begin) * Tile<A>::kBlock, Tile<A>::kBlock, offsets);
+      }
+      l.weights.complete(middle, pixels, begin, end);
     });
     const Output<T> output = output_rows(out, n, s, 0, height);
     parallel(threads, l.weights.panel_count, [&](int64_t begin, int64_t end) {
-      multiply_tiles(output, middle, pixels, l.weights.panels, l.stage.in_channels, l.weights.bias, output_columns(s),
-                     begin, end);
+      l.weights.multiply(output, middle, pixels, output_columns(s), begin, end);
     });
   }
 

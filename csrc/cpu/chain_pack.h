@@ -8,6 +8,7 @@
 
 #include "separable_conv2d.h"
 #include "stem_conv2d.h"
+#include "strassen.h"
 
 namespace mbv1::cpu {
 namespace {
@@ -31,13 +32,24 @@ int64_t depth_of(const ChainStage& s) {
   return s.separable ? s.in_channels : stem_depth<E>(s.window, s.in_channels);
 }
 
+// Depth from which on a product gains from Strassen's algorithm.
+constexpr int64_t kStrassenDepth = 128;
+
+template <class E>
+bool by_strassen(const ChainStage& s) {
+  return s.strassen && s.separable && s.in_channels >= kStrassenDepth &&
+         strassen_takes<E>(s.in_channels, s.out_channels);
+}
+
 template <class T, class E>
 struct PackedStage {
   using A = Acc<T>;
+  int64_t depth;
   DwWeights<T> dw;
   E* panels;
   A* bias;
-  int64_t panel_count;
+  bool strassen;
+  int64_t panel_count, panel_size;  // or pairs of panels, of all products
   int64_t bytes;
 
   explicit PackedStage(const ChainStage& s) {
@@ -46,10 +58,39 @@ struct PackedStage {
     dw.taps =
         s.separable ? parts.take<A>(int64_t{s.window.kernel_h} * s.window.kernel_w * dw.channel_stride) : nullptr;
     dw.bias = s.separable ? parts.take<A>(padded_bias<T>(s.in_channels)) : nullptr;
-    panel_count = divide_up(s.out_channels, Tile<A>::kCols);
-    panels = parts.take<E>(panel_count * panel_elements<A>(depth_of<E>(s)));
+    depth = depth_of<E>(s), strassen = by_strassen<E>(s);
+    panel_count = divide_up(s.out_channels, Tile<A>::kCols), panel_size = panel_elements<A>(depth);
+    if (strassen) panel_count /= 2, panel_size = pair_elements<A>(depth);
+    panels = parts.take<E>(panel_count * panel_size);
     bias = parts.take<A>(padded_bias<T>(s.out_channels));
     bytes = parts.bytes;
+  }
+
+  // The left factor of a separable block's product: `rows` depthwise outputs, output m at offsets[m].
+  int64_t left_elements(int64_t rows) const {
+    return strassen ? quad_elements<A>(rows, depth) : tile_elements<A>(rows, depth);
+  }
+  void place(int64_t rows, int64_t* offsets) const {
+    strassen ? place_in_quads<A>(rows, depth, offsets) : place_in_tiles<A>(rows, blocks_of<A>(depth), offsets);
+  }
+
+  // Blocks of channels that are independent: block b and block b + blocks() are completed together.
+  int64_t blocks() const { return blocks_of<A>(depth) / (strassen ? 2 : 1); }
+
+  // To be called when the outputs of the blocks [begin, end) of each half are there.
+  void complete(E* left, int64_t rows, int64_t begin, int64_t end) const {
+    if constexpr (kPairOf<E> == 1) {
+      if (strassen) sum_left_factors(left, rows, depth, begin, end);
+    }
+  }
+
+  // The panels [begin, end) of the product, of whose columns `cols` are wanted.
+  void multiply(const Output<T>& out, const E* left, int64_t rows, int64_t cols, int64_t begin, int64_t end,
+                const E* after = nullptr) const {
+    if constexpr (kPairOf<E> == 1) {
+      if (strassen) return multiply_quads(out, left, rows, panels, depth, bias, cols, begin, end, after);
+    }
+    multiply_tiles(out, left, rows, panels, depth, bias, cols, begin, end, after);
   }
 };
 
@@ -62,8 +103,16 @@ void pack_stage(const ChainStage& s, const SeparableConv2dParams& w, const Threa
     fill_taps<T>(w.dw, const_cast<A*>(packed.dw.taps));
     fill_bias<T>(w.dw.bias, w.dw.bias_stride, s.in_channels, padded_bias<T>(s.in_channels),
                  const_cast<A*>(packed.dw.bias));
-    pack_panels(threads, weight, weight_offset(w.pw), w.pw.weight_stride_o, s.in_channels, s.out_channels,
-                packed.panels);
+    if constexpr (kPairOf<E> == 1) {
+      if (packed.strassen) {
+        pack_pairs(threads, weight, weight_offset(w.pw), w.pw.weight_stride_o, s.in_channels, s.out_channels,
+                   packed.panels);
+      }
+    }
+    if (!packed.strassen) {
+      pack_panels(threads, weight, weight_offset(w.pw), w.pw.weight_stride_o, s.in_channels, s.out_channels,
+                  packed.panels);
+    }
   } else {
     StemConv2dParams stem{};
     stem.in_channels = s.in_channels, stem.window = s.window;

@@ -14,23 +14,27 @@ namespace {
 // prefetchers would only ask for when its first rows are needed.
 struct Prefetch {
   // Blocks of short vectors take so little time that a loop over lines would be a tenth of it. They fetch a line
-  // each, which is the whole panel from eight tiles on.
+  // each, which is the whole panel from eight tiles on, or two, by a second instruction.
   static constexpr bool kCounts = kVectorBytes == 64;
   const char* from;
   int64_t step;  // bytes of a part
 
-  Prefetch(const void* begin, int64_t bytes, int64_t parts)
-      : from(static_cast<const char*>(begin)),
-        step(kCacheLine * (kCounts ? divide_up(bytes, parts * kCacheLine) : 1)) {}
+  Prefetch(const void* begin, int64_t bytes, int64_t parts, int64_t most_lines = 1)
+      : from(static_cast<const char*>(begin)), step(kCacheLine * divide_up(bytes, parts * kCacheLine)) {
+    if (!kCounts) step = smaller(step, most_lines * kCacheLine);
+  }
 
   // Nothing but, again and again, a line that is there.
   explicit Prefetch(const void* line) : from(static_cast<const char*>(line)), step(0) {}
 
+  template <int kMostLines>
   MBV1_INLINE void part(const char* line) const {
+    static_assert(kMostLines == 1 || kMostLines == 2);
     if constexpr (kCounts) {
       for (int64_t i = 0; i < step; i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
     } else {
       __builtin_prefetch(line, 0, 2);
+      if (kMostLines == 2) __builtin_prefetch(line + step - kCacheLine, 0, 2);
     }
   }
 };
@@ -48,26 +52,26 @@ struct TileStep {
 
 // How the left factor's rows are read, from one tile to the next. Operand is what A and B hold: the type of the sums,
 // or BFloat16 where the processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
-template <class E>
+template <class E, int kFetched = 1>
 struct BlockedRows {
   using Operand = E;
   static constexpr int kL = kLanes<Acc<E>>, kUnroll = smaller(kL, kVectorBytes == 64 ? 4 : 8);
   const E* a;  // of the tile
   int64_t depth;
-  Prefetch prefetch = Prefetch(a);  // a part of it for each block
+  int64_t tile = blocks_of<Acc<E>>(depth) * Tile<Acc<E>>::kBlock;  // elements to the next one
+  Prefetch prefetch = Prefetch(a);  // a part of it, of up to kFetched lines, for each block
 
   MBV1_INLINE void advance(int64_t tiles) {
-    const int64_t blocks = tiles * blocks_of<Acc<E>>(depth);
-    a += blocks * Tile<Acc<E>>::kBlock, prefetch.from += blocks * prefetch.step;
+    a += tiles * tile, prefetch.from += tiles * blocks_of<Acc<E>>(depth) * prefetch.step;
   }
 
   template <class Multiply>
   MBV1_INLINE void for_each(const Multiply& multiply) const {
     const E* block = a;
     const char* line = prefetch.from;
-    const TileStep<Acc<E>> step{blocks_of<Acc<E>>(depth) * Tile<Acc<E>>::kBlock};
+    const TileStep<Acc<E>> step{tile};
     for (int64_t left = depth; left > 0; left -= kL, block += Tile<Acc<E>>::kBlock, line += prefetch.step) {
-      prefetch.part(line);
+      prefetch.template part<kFetched>(line);
       // What kUnroll takes behind the last k is zero.
       for (int64_t k = 0; k < (kUnroll == kL ? 1 : smaller<int64_t>(left, kL)); k += kUnroll) {
 #pragma GCC unroll 8
@@ -145,6 +149,37 @@ struct Target {
   }
 };
 
+// Adds to `sums` kR rows of A times the first kVectors vectors of a panel of B. Returns the end of the panel.
+template <int kR, int kVectors, class Rows, class V>
+MBV1_INLINE const typename Rows::Operand* add_tile(const Rows& rows, const typename Rows::Operand* b,
+                                                   V (&sums)[kR][kVectors]) {
+  using E = typename Rows::Operand;
+  using A = Acc<E>;
+  // Vectors of a row of B that have a register of their own.
+  constexpr int kL = kLanes<A>, kLoaded = kR > Tile<A>::kRows ? kVectors - 1 : kVectors;
+  rows.for_each([&](const E* a, auto step, auto... odd) MBV1_LAMBDA {
+    V columns[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kLoaded; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
+#pragma GCC unroll 14
+    for (int r = 0; r < kR; ++r) {
+      const V factor = broadcast_operand(a + r * step, odd...);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        V& sum = sums[r][v];
+        sum = v < kLoaded ? multiply_add<E>(sum, factor, columns[v])
+                          : multiply_add_from(sum, factor, b + v * kL * kPairOf<E>);
+      }
+    }
+    if constexpr (kIsWeights<Rows>) {
+      b += rows.plane;
+    } else {
+      b += Tile<A>::kCols * kPairOf<E>;
+    }
+  });
+  return b;
+}
+
 // Tiles of kR rows of A, as many as the target has rows for, times the first kVectors vectors of a panel of B. The
 // bias is the pixels' columns', or the weights' rows'.
 template <int kR, int kVectors, class Rows, class T>
@@ -153,31 +188,10 @@ __attribute__((noinline)) void multiply_rows(Rows rows, const typename Rows::Ope
   using A = Acc<T>;
   using E = typename Rows::Operand;
   using V = typename Vec<A>::Type;
-  // Vectors of a row of B that have a register of their own.
-  constexpr int kL = kLanes<A>, kLoaded = kR > Tile<A>::kRows ? kVectors - 1 : kVectors;
+  constexpr int kL = kLanes<A>;
   for (int64_t first = 0; first < where.count; first += kR, rows.advance(1)) {
     V sums[kR][kVectors] = {};
-    const E* b = panel;
-    rows.for_each([&](const E* a, auto step, auto... odd) MBV1_LAMBDA {
-      V columns[kVectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < kLoaded; ++v) columns[v] = load_operand(b + v * kL * kPairOf<E>);
-#pragma GCC unroll 14
-      for (int r = 0; r < kR; ++r) {
-        const V factor = broadcast_operand(a + r * step, odd...);
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
-          V& sum = sums[r][v];
-          sum = v < kLoaded ? multiply_add<E>(sum, factor, columns[v])
-                            : multiply_add_from(sum, factor, b + v * kL * kPairOf<E>);
-        }
-      }
-      if constexpr (kIsWeights<Rows>) {
-        b += rows.plane;
-      } else {
-        b += Tile<A>::kCols * kPairOf<E>;
-      }
-    });
+    add_tile(rows, panel, sums);
     // Copied only here, where the sums leave registers for it; stores do not change the copy.
     const Target<T> target = where;
     // Sums that begin with a large bias would lose digits of all that follows.
@@ -352,7 +366,8 @@ void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* pa
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     const E* next = panel + 1 < panel_end ? packed + (panel + 1) * panel_size : after;
     const Prefetch prefetch = next != nullptr ? Prefetch(next, bytes, parts) : Prefetch(a);
-    multiply_panels(out, BlockedRows<E>{a, depth, prefetch}, count, packed, panel_size, bias, cols, panel, panel + 1);
+    multiply_panels(out, BlockedRows<E>{a, depth, tile_elements<A>(1, depth), prefetch}, count, packed, panel_size,
+                    bias, cols, panel, panel + 1);
   }
 }
 

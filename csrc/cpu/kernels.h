@@ -44,7 +44,7 @@ struct Kernels {
 struct PackedHeader {
   char magic[8];
   char isa[16];
-  int64_t dtype, separable, in_channels, out_channels, kernel_h, kernel_w;
+  int64_t dtype, separable, strassen, in_channels, out_channels, kernel_h, kernel_w;
 };
 
 const Kernels& kernels_portable();

@@ -43,13 +43,13 @@ template <class E>
 MBV1_INLINE typename Vec<Acc<E>>::Type multiply_add(typename Vec<Acc<E>>::Type sum, typename Vec<Acc<E>>::Type a,
                                                     typename Vec<Acc<E>>::Type b) {
   if constexpr (kPairOf<E> == 1) {
-#if MBV1_VECTOR_BYTES == 32
+#if MBV1_VECTOR_BYTES >= 32
     // Of the expression GCC makes instructions that load an operand again and again, and copies of sums. That costs a
     // tenth of the time, and a fifth where another hyperthread takes half of the core.
     if constexpr (std::is_same_v<E, float>) {
-      asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+      asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     } else {
-      asm("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+      asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     }
     return sum;
 #else

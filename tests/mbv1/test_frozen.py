@@ -37,6 +37,20 @@ def test_equals_the_net(options, layout, make):
             assert features.is_contiguous(memory_format=layout)
 
 
+def test_without_strassen(make):
+    """Other rounding errors where layers have the channels for it, at most twice torch's without it."""
+    net = make()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        usual, other = mbv1.frozen(net, strassen=False)(x), mbv1.frozen(net)(x)
+        assert not torch.equal(usual, other)
+        torch.testing.assert_close(usual, other)
+        exact = copy.deepcopy(net).double()(x.double())
+        net.fused = False
+        error, allowed = ((y.double() - exact).abs().max().item() for y in (usual, net(x)))
+        assert error <= 2 * allowed + torch.finfo(torch.float32).eps * exact.abs().max().item()
+
+
 def test_layers_that_were_changed_in_place(make):
     net = make()
     net.model[4][0].stride = (1, 1)

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import mbv1_kernels
-from mbv1_kernels import Chain
+from mbv1_kernels import Chain, Window
 from mbv1_kernels.chain import in_huge_pages
 from tests.cases import DTYPES
-from tests.chains import LAYOUTS, NETS, expectation, make
+from tests.chains import LAYOUTS, NETS, STRASSEN, expectation, make
 
 
+@pytest.mark.parametrize("strassen", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("net", NETS)
-def test_is_as_accurate_as_torch(net: str, dtype: str, layout: str) -> None:
+def test_is_as_accurate_as_torch(net: str, dtype: str, layout: str, strassen: bool) -> None:
     """With any number of threads."""
     x, weights, activations, windows = make(net, DTYPES[dtype], layout)
     exact, allowed = expectation(x, weights, activations, windows)
@@ -23,10 +24,10 @@ def test_is_as_accurate_as_torch(net: str, dtype: str, layout: str) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            chain = Chain(weights, activations)
+            chain = Chain(weights, activations, strassen=strassen)
             y = chain(x, chain.numbers(windows))
             assert y.is_contiguous(memory_format=torch.channels_last)
-            assert (y.double() - exact).abs().max().item() <= allowed
+            assert (y.double() - exact).abs().max().item() <= allowed * (STRASSEN if strassen else 1)
     finally:
         torch.set_num_threads(before)
 
@@ -106,3 +107,16 @@ def test_errors_name_the_argument() -> None:
     }.items():
         with pytest.raises(RuntimeError, match=message):
             call()
+
+
+def test_strassen_can_be_refused() -> None:
+    """It takes other weights, and makes of one NaN several pixels; without it, a pixel's values are its own."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 128, 4, 6)
+    weights = [(torch.randn(128, 1, 1, 1), None, torch.randn(128, 128, 1, 1), None)]
+    x[0, 5, 0, 0] = torch.nan
+    bad = {}
+    for strassen in (True, False):
+        chain = Chain(weights, [("none", "none")], strassen=strassen)
+        bad[strassen] = chain(x, chain.numbers([Window()])).isnan().any(1).sum().item()
+    assert bad == {True: 2, False: 1}
