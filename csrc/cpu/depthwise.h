@@ -164,12 +164,14 @@ class DwRuns {
   void set(const Window& w) {
     const bool map = !kInPlace && w.dilation_w == 1;
     runs_ = map ? kRuns<kK, kS, true> : kRuns<kK, kS, false>;
-    if constexpr (kK == 3 && !kInPlace && !kTwoRows) {
+    const bool dilated = w.dilation_h > 1 || w.dilation_w > 1;
+    // 16-bit types, which are widened, are faster in runs where registers hold long ones.
+    if constexpr (kK == 3 && !kInPlace && (!kTwoRows || std::is_same_v<T, Acc<T>>)) {
       constexpr Run kWholeRow = depthwise_slide<T, D, kS>;
-      if (w.kernel_h == 3) runs_ = {kWholeRow, kWholeRow, kWholeRow, 1, 1};
+      if (w.kernel_h == 3 && (!kTwoRows || dilated)) runs_ = {kWholeRow, kWholeRow, kWholeRow, 1, 1};
     }
     if constexpr (kTwoRows) {
-      const bool overlap = w.stride_h == kS && w.kernel_h >= kS && w.dilation_h == 1 && w.dilation_w == 1;
+      const bool overlap = w.stride_h == kS && w.kernel_h >= kS && !dilated;
       if (overlap) pairs_ = map ? kPairs<kK, kS, true> : kPairs<kK, kS, false>;
     }
   }

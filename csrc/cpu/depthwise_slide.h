@@ -1,6 +1,6 @@
 // Output rows of 3x3 windows over a map, column by column: each column of the input is loaded once and goes to the
-// sums of all windows that have it, while the weights stay in registers. For instruction sets whose registers do not
-// hold the sums of two rows (kTwoRows).
+// sums of all windows that have it, while the weights stay in registers. For windows that are not made in two rows at
+// once: dilated ones, and with instruction sets whose registers do not hold the sums of two rows (kTwoRows) all.
 #pragma once
 
 #include "depthwise_run.h"
