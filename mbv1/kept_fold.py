@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from .blocks import Pair
 from .folded import FoldedLayers
 from .folding import fold_conv_bn
+
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Fold:
     dtype: torch.dtype
     source_dtype: torch.dtype
     pairs: list[Pair]
-    #: Dictionaries that hold the net's modules and tensors, and the ids of all of their values.
+    #: Dictionaries that hold the net's modules and tensors, and all of their values.
     holders: list[dict[str, Any]]
-    ids: list[int]
+    values: list[Any]
     #: The attributes of each pair, and what those say that the fold and the kernels are told.
     attributes: list[tuple[dict[str, Any], dict[str, Any]]]
     settings: list[Any]
@@ -44,10 +47,15 @@ class Fold:
         """For ``net``, which may be a replica that got this fold with its other attributes."""
         return (
             self.holders[0] is net._modules
-            and list(map(id, chain.from_iterable(map(dict.values, self.holders)))) == self.ids
+            and all(map(is_, values_of(self.holders), self.values))
             and settings_of(self.attributes) == self.settings
             and state_of(self.sources) == self.state
         )
+
+
+def values_of(holders: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """All values, and behind the last one a mark: of two such sequences, neither is the beginning of the other."""
+    return chain(chain.from_iterable(map(dict.values, holders)), (_END,))
 
 
 def settings_of(attributes: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Any]:
@@ -115,7 +123,9 @@ def make_fold(net: nn.Module, body: nn.Module, pairs: list[Pair], dtype: torch.d
     holders = [module._modules for module in (net, body, *body._modules.values())]
     holders += [module._parameters for pair in pairs for module in pair]
     holders += [bn._buffers for _, bn in pairs]
-    ids = list(map(id, chain.from_iterable(map(dict.values, holders))))
+    values = list(values_of(holders))
     attributes = [(conv.__dict__, bn.__dict__) for conv, bn in pairs]
     settings = settings_of(attributes)
-    return Fold(layers, dtype, sources[0].dtype, pairs, holders, ids, attributes, settings, sources, state, storages)
+    return Fold(
+        layers, dtype, sources[0].dtype, pairs, holders, values, attributes, settings, sources, state, storages
+    )
