@@ -5,7 +5,8 @@
 
 ``roof`` is the share of what the device's measured limits allow a net of one kernel a layer (each activation
 goes through memory once between two layers); fused blocks and caches can pass 100%. ``peak`` is the share of the
-measured multiply-add rate alone. ``--per-layer`` measures every distinct layer and block of the net by itself,
+measured multiply-add rate alone; by Strassen's algorithm, which takes fewer of them than are counted, nets can pass
+100% of that, too. ``--per-layer`` measures every distinct layer and block of the net by itself,
 ``--full`` the net in every width and resolution of the paper.
 """
 
