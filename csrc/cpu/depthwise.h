@@ -162,17 +162,16 @@ class DwRuns {
   }
   template <int kK, int kS>
   void set(const Window& w) {
-    const bool map = !kInPlace && w.dilation_w == 1;
+    const bool map = !kInPlace && w.dilation_w == 1, dilated = w.dilation_h > 1 || w.dilation_w > 1;
     runs_ = map ? kRuns<kK, kS, true> : kRuns<kK, kS, false>;
-    const bool dilated = w.dilation_h > 1 || w.dilation_w > 1;
     // 16-bit types, which are widened, are faster in runs where registers hold long ones.
     if constexpr (kK == 3 && !kInPlace && (!kTwoRows || std::is_same_v<T, Acc<T>>)) {
       constexpr Run kWholeRow = depthwise_slide<T, D, kS>;
       if (w.kernel_h == 3 && (!kTwoRows || dilated)) runs_ = {kWholeRow, kWholeRow, kWholeRow, 1, 1};
     }
     if constexpr (kTwoRows) {
-      const bool overlap = w.stride_h == kS && w.kernel_h >= kS && !dilated;
-      if (overlap) pairs_ = map ? kPairs<kK, kS, true> : kPairs<kK, kS, false>;
+      const bool overlap = w.stride_h == kS && w.kernel_h >= kS;
+      if (overlap && !dilated) pairs_ = map ? kPairs<kK, kS, true> : kPairs<kK, kS, false>;
     }
   }
 

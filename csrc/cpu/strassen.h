@@ -211,8 +211,8 @@ __attribute__((noinline)) void multiply_quad(QuadRows<A> rows, const A* b, const
   }
 }
 
-// Pairs of panels [pair_begin, pair_end), of `packed` with `cols` columns, times the `count` rows in quads at `a`.
-// `after` is what will be multiplied next, or null.
+// Pairs of panels [pair_begin, pair_end), of `packed` with `cols` columns, times the `count` rows in quads at `a`, to
+// an output whose channels of a vector are neighbours. `after` is what will be multiplied next, or null.
 template <class T, class A>
 void multiply_quads(const Output<T>& out, const A* a, int64_t count, const A* packed, int64_t depth, const A* bias,
                     int64_t cols, int64_t pair_begin, int64_t pair_end, const A* after) {
@@ -238,7 +238,7 @@ void multiply_quads(const Output<T>& out, const A* a, int64_t count, const A* pa
         });
       };
       if constexpr (std::is_same_v<T, A>) {
-        if (is_clamp(out.activation)) {
+        if (is_clamp(out.activation) && out.residual == nullptr) {
           multiply({out.y + left / kL * out.y_vector_step, out.y_row + upper, out.y_row + lower, rows, lower_rows,
                     cols / 2 / kL * out.y_vector_step, out.y_vector_step, bias + left, bias + right,
                     low_of<A>(out.activation), high_of<A>(out.activation), kept});
