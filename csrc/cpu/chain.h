@@ -215,7 +215,9 @@ class Chain {
       for (int64_t ow = 0; ow < width; ++ow, ++m) y_row[m] = start + ow * step;
     }
     T* y = to_y ? static_cast<T*>(p.y) + n * p.y_stride.n : out.data;
-    return {y, y_row, (row_end - row) * width, to_y ? kL : out.block_size(), 1, l.stage.activation};
+    Output<T> output{y, y_row, (row_end - row) * width, to_y ? kL : out.block_size(), 1, l.stage.activation};
+    output.far = !to_y && out.far;
+    return output;
   }
   int64_t output_columns(int64_t s) const {
     return s + 1 == count ? layers[s].stage.out_channels : layers[s].blocks * kL;

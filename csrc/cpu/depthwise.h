@@ -33,10 +33,8 @@ struct Map {
 
   // Rows [begin, end) of a block into the second-level cache.
   void fetch(int64_t block, int64_t begin, int64_t end) const {
-    for (int64_t row = begin; row < end; ++row) {
-      const char* line = reinterpret_cast<const char*>(at(block, row));
-      for (size_t i = 0; i < row_size() * sizeof(T); i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
-    }
+    const int64_t bytes = row_size() * static_cast<int64_t>(sizeof(T));
+    for (int64_t row = begin; row < end; ++row) cpu::fetch(at(block, row), bytes);
   }
 };
 

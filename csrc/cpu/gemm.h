@@ -27,9 +27,8 @@ struct Prefetch {
   // Nothing but, again and again, a line that is there.
   explicit Prefetch(const void* line) : from(static_cast<const char*>(line)), step(0) {}
 
-  template <int kMostLines>
+  template <int kMostLines>  // 1 or 2
   MBV1_INLINE void part(const char* line) const {
-    static_assert(kMostLines == 1 || kMostLines == 2);
     if constexpr (kCounts) {
       for (int64_t i = 0; i < step; i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
     } else {
@@ -235,6 +234,7 @@ struct Output {
   const T* residual = nullptr;  // or element (r, j) at residual[residual_row[r] + j * residual_step]
   const int64_t* residual_row = nullptr;
   int64_t residual_step = 0;
+  bool far = false;  // as Map::far
 
   Output from_row(int64_t row) const {
     Output out = *this;

@@ -116,6 +116,7 @@ class StemRows {
       };
       const int64_t top = oh * w.stride_h - w.pad_top;
       const Run inside = top >= 0 && top + w.kernel_h <= p.in_h ? inner : Run{p.out_w, p.out_w};
+      fetch_behind(n, top + w.kernel_h);
       multiply_copies(0, inside.begin);
       if constexpr (std::is_same_v<T, E>) {
         if (inside.begin < inside.end) {
@@ -129,6 +130,17 @@ class StemRows {
   }
 
  private:
+  // The input rows from `row` on that the next output row is the first to read. They come from memory, and are read
+  // too slowly, in too many places, for the processor's own prefetchers.
+  void fetch_behind(int64_t n, int64_t row) const {
+    if (p.x_stride.w > p.in_channels) return;  // neither NHWC nor NCHW
+    const int64_t bytes = p.in_w * p.x_stride.w * static_cast<int64_t>(sizeof(T));
+    for (int64_t h = larger<int64_t>(0, row); h < smaller(p.in_h, row + w.stride_h); ++h) {
+      const T* from = static_cast<const T*>(p.x) + n * p.x_stride.n + h * p.x_stride.h;
+      for (int64_t c = 0; c < (p.x_stride.c == 1 ? 1 : p.in_channels); ++c) fetch(from + c * p.x_stride.c, bytes);
+    }
+  }
+
   // Output columns [begin, end).
   struct Run {
     int64_t begin, end;

@@ -136,7 +136,8 @@ struct QuadTarget {
   int64_t right, vector_step;  // to the right half, and to the next vector
   const A *left_bias, *right_bias;
   A low, high;
-  A* kept;  // 3 kRows kCols elements
+  bool far;  // as Map::far
+  A* kept;   // 3 kRows kCols elements
 };
 
 // The product of kR rows of both halves and a pair of panels.
@@ -177,8 +178,22 @@ __attribute__((noinline)) void multiply_quad(QuadRows<A> rows, const A* b, const
     };
     to.high < std::numeric_limits<A>::infinity() ? with(std::true_type{}) : with(std::false_type{});
   };
+  // Asks for a quarter of C, to be written.
+  const auto fetch_quarter = [&](bool lower, bool right) MBV1_LAMBDA {
+    const int64_t* offsets = lower ? to.lower : to.upper;
+    for (int64_t r = 0; r < (lower ? to.lower_rows : to.upper_rows); ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        __builtin_prefetch(to.y + (right ? to.right : 0) + offsets[r] + v * to.vector_step, 1);
+      }
+    }
+  };
   // One loop for all products: of seven loops GCC makes some that keep sums in memory.
   for (int product = 0; product < kProducts; ++product, rows.advance(1)) {
+    if (to.far) {
+      if (product == kM2) fetch_quarter(true, false);
+      if (product == kM6) fetch_quarter(true, true);
+      if (product == kM3) fetch_quarter(false, true), fetch_quarter(false, false);
+    }
     b = add_tile(rows, b, sums);
     switch (product) {
       case kM2:
@@ -241,7 +256,7 @@ void multiply_quads(const Output<T>& out, const A* a, int64_t count, const A* pa
         if (is_clamp(out.activation) && out.residual == nullptr) {
           multiply({out.y + left / kL * out.y_vector_step, out.y_row + upper, out.y_row + lower, rows, lower_rows,
                     cols / 2 / kL * out.y_vector_step, out.y_vector_step, bias + left, bias + right,
-                    low_of<A>(out.activation), high_of<A>(out.activation), kept});
+                    low_of<A>(out.activation), high_of<A>(out.activation), out.far, kept});
           continue;
         }
       }
@@ -250,7 +265,7 @@ void multiply_quads(const Output<T>& out, const A* a, int64_t count, const A* pa
       int64_t c_rows[2 * kRows];
       for (int r = 0; r < 2 * kRows; ++r) c_rows[r] = r * kCols;
       multiply({c[0][0], c_rows, c_rows + kRows, rows, lower_rows, 2 * kRows * kCols, kL, bias + left, bias + right,
-                low_of<A>(Activation::kNone), high_of<A>(Activation::kNone), kept});
+                low_of<A>(Activation::kNone), high_of<A>(Activation::kNone), false, kept});
       for (int half : {0, 1}) {
         const int64_t column = half == 0 ? left : right;
         store_tile<A>(out.from_row(upper), c[half][0], rows, kCols, column);
