@@ -28,12 +28,13 @@ STABLE_TORCH_LIBRARY(mbv1, m) {
   MBV1_DEF(m, "stem_conv2d", "Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, str activation");
   MBV1_DEF(m, "pool_linear", "Tensor x, Tensor weight, Tensor? bias");
 
-  // CPU only; mbv1_kernels/chain.py is their interface. `layers` has 13 integers a layer: kernel, stride (height,
-  // width), padding (top, bottom, left, right), dilation, output channels, the two activations. `packed` has what
-  // chain_pack makes of each, one after another. With a weight the result is pool_linear's of the last layer's
-  // output.
+  // CPU only; mbv1_kernels/chain.py is their interface. `layers` is (layers, 13) int64: kernel, stride (height,
+  // width), padding (top, bottom, left, right), dilation, output channels, the two activations; a tensor, as it costs
+  // microseconds to hand over so many integers. `packed` has what chain_pack makes of each, one after another. `size`
+  // is (C, H, W) of the last layer's output. With a weight the result is pool_linear's of that.
   m.def("chain_pack(Tensor? dw_weight, Tensor? dw_bias, Tensor weight, Tensor? bias, bool strassen=True) -> Tensor");
-  m.def("chain(Tensor x, Tensor packed, int[] layers, Tensor? weight=None, Tensor? bias=None) -> Tensor");
+  m.def(
+      "chain(Tensor x, Tensor packed, Tensor layers, int[] size, Tensor? weight=None, Tensor? bias=None) -> Tensor");
   // 1-D tensors of uint8 one after another, in memory of which the system makes huge pages, if it has them.
   m.def("in_huge_pages(Tensor[] parts) -> Tensor");
 

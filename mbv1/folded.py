@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
 
-from mbv1_kernels import Chain, Window, pool_linear, separable_conv2d
+from mbv1_kernels import Chain, Plan, Window, pool_linear, separable_conv2d
 from mbv1_kernels.backends import transforming
 from mbv1_kernels.chain import MAX_LAYERS
+from mbv1_kernels.checks import conv_output_size
 from mbv1_kernels.layout import is_channels_last
 
 from .blocks import Conv2d, without_triton
@@ -55,14 +56,14 @@ class FoldedLayers:
         )
         self._channels, self._dtype = convs[0].in_channels, weights[0][0].dtype
         self._chain: Chain | None = None
-        self._numbers: tuple[torch.Size, list[int]] | None = None
+        self._plan: tuple[torch.Size, Plan] | None = None
 
     def features(self, x: Tensor, backend: str) -> Tensor:
         """The last block's output, in the memory format of ``x``."""
-        if self._can_chain(backend, x):
-            y = self._run_chain(x)
-            return y if is_channels_last(x) else y.contiguous()
-        return self._run_ops(x, backend)
+        y = self.run_chain(x, backend)
+        if y is None:
+            return self._run_ops(x, backend)
+        return y if is_channels_last(x) else y.contiguous()
 
     def logits(self, x: Tensor, pool: nn.Module, fc: nn.Module, backend: str) -> Tensor:
         """The classifier's output; a module put in the place of a linear ``fc`` is called as it is."""
@@ -72,37 +73,43 @@ class FoldedLayers:
 
     def classify(self, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
         """``pool_linear`` of the features."""
-        if self._can_chain(backend, x, weight, bias):
-            return self._run_chain(x, weight, bias)
-        y = self._run_chain(x) if self._can_chain(backend, x) else self._run_ops(x, backend)
+        y = self.run_chain(x, backend, weight, bias)
+        if y is not None:
+            return y
+        y = self.run_chain(x, backend)
+        if y is None:
+            y = self._run_ops(x, backend)
         return pool_linear(y, weight, bias, backend=without_triton(backend))
 
-    def _can_chain(self, backend: str, x: Tensor, *others: Tensor | None) -> bool:
-        """Whether a chain, which has no gradient and no transform, takes ``x`` and what the head is made of."""
+    def run_chain(
+        self, x: Tensor, backend: str, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor | None:
+        """The features, or ``pool_linear`` of them, by a chain, whatever autocast says; None where it cannot.
+
+        It has no gradient and no transform, and takes plain tensors of one dtype.
+        """
         if not self._chainable or backend not in ("auto", "cpu") or transforming():
-            return False
-        shape, dtype, grad = x.shape, self._dtype, torch.is_grad_enabled()
-        if len(shape) != 4 or shape[1] != self._channels:
-            return False
-        for t in (x, *others):
+            return None
+        dtype, grad = self._dtype, is_grad_enabled()
+        if x.dim() != 4 or x.size(1) != self._channels:
+            return None
+        for t in (x, weight, bias):
             if t is not None and not (
                 t.dtype is dtype and t.is_cpu and type(t) in _PLAIN and not (grad and t.requires_grad)
             ):
-                return False
-        return True
-
-    def _run_chain(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+                return None
         # Read once, both: another thread may exchange them.
-        chain, numbers = self._chain, self._numbers
+        chain, plan = self._chain, self._plan
         if chain is None:
             stem, *rest = self.weights
             layers: list[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]] = [(None, None, *stem)]
             layers += [(*dw, *pw) for dw, pw in zip(rest[::2], rest[1::2], strict=True)]
             activations = [(self.activation, self.activation)] * len(layers)
             chain = self._chain = Chain(layers, activations, strassen=self._strassen)
-        if numbers is None or numbers[0] != x.shape[2:]:
-            numbers = self._numbers = x.shape[2:], chain.numbers(self._windows(x.shape[2:]))
-        return chain(x, numbers[1], weight, bias)
+        size = x.shape[2:]
+        if plan is None or plan[0] != size:
+            plan = self._plan = size, chain.plan(self._windows(size), size)
+        return chain(x, plan[1], weight, bias)
 
     def _windows(self, size: Sequence[int]) -> list[Window]:
         """Of the stem and of each block's depthwise convolution, for a net's input of ``size`` = (H, W)."""
@@ -111,13 +118,7 @@ class FoldedLayers:
             top, bottom, left, right = conv.pads(size)
             (stride_h, stride_w), (dilation_h, dilation_w) = conv.stride, conv.dilation
             found.append(Window((stride_h, stride_w), (top, bottom, left, right), (dilation_h, dilation_w)))
-            margins = ((top + bottom), (left + right))
-            size = [
-                (length + margin - dilation * (kernel - 1) - 1) // stride + 1
-                for length, margin, dilation, kernel, stride in zip(
-                    size, margins, conv.dilation, conv.kernel_size, conv.stride, strict=True
-                )
-            ]
+            size = conv_output_size("chain", size, conv.kernel_size, conv.stride, found[-1].padding, conv.dilation)
         return found
 
     def _run_ops(self, x: Tensor, backend: str) -> Tensor:

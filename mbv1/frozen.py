@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from mbv1_kernels.chain import in_huge_pages
 
@@ -46,6 +47,9 @@ class Frozen(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, ch_in, H, W) in the dtype of the weights to (N, n_classes), whatever autocast says."""
         _, layers, head = self._ready()
+        y = layers.run_chain(x, self.backend, *head) if head is not None else None
+        if y is not None:
+            return y
         if torch.is_autocast_enabled(layers.device_type):
             with torch.autocast(layers.device_type, enabled=False):
                 return self(x)
@@ -58,7 +62,7 @@ class Frozen(nn.Module):
         return self._ready().layers.features(x, self.backend)
 
     def _ready(self) -> _Ready:
-        keep = not torch.compiler.is_compiling()
+        keep = not is_compiling()
         ready = self._kept if keep else None
         if ready is None or ready.modules is not self._modules:  # a replica's
             convs, fc = list(self.convs), self.fc

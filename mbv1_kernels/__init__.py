@@ -6,7 +6,7 @@ The ops are also ``torch.ops.mbv1.*``; importing this package registers them.
 from . import _extension  # noqa: F401  (first: it defines the ops that the others attach to)
 from ._version import __version__
 from .backends import BACKENDS, Candidate, Explanation, explain
-from .chain import Chain, Window
+from .chain import Chain, Plan, Window
 from .ops import dwconv2d, pool_linear, pwconv2d, separable_conv2d, stem_conv2d
 from .reference import ACTIVATIONS
 
@@ -16,6 +16,7 @@ __all__ = [
     "Candidate",
     "Chain",
     "Explanation",
+    "Plan",
     "Window",
     "__version__",
     "dwconv2d",

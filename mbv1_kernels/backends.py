@@ -17,6 +17,7 @@ from . import triton as triton_backend
 #: Every value of ``backend=``. ``auto`` takes the first of the others that can run the call.
 BACKENDS: tuple[str, ...] = ("auto", "cuda", "triton", "cpu", "torch")
 
+_functorch_level = torch._C._functorch.maybe_current_level  # looked up once, as it is called in every call
 _CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -59,7 +60,7 @@ def unsupported(op: Op, backend: str, args: tuple[Any, ...]) -> str | None:
 
 def transforming() -> bool:
     """Whether this is inside a transform of ``torch.func`` or a level of forward-mode differentiation."""
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    return _functorch_level() is not None or forward_ad._current_level >= 0
 
 
 def _is_transformed(argument: Any) -> bool:

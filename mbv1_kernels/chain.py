@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _extension  # noqa: F401 - registers the operators
+from . import _extension, checks  # noqa: F401 - the former registers the operators
 from .reference import ACTIVATIONS
 
 #: Layers that one chain may have.
 MAX_LAYERS = 64
 
 _RUN = torch.ops.mbv1.chain.default  # looked up once: a name less in every call, on cold caches
+
+
+class Plan(NamedTuple):
+    """How a chain's layers slide over inputs of one height and width: what :meth:`Chain.plan` returns."""
+
+    layers: Tensor  #: (layers, 13), int64
+    size: list[int]  #: channels, height and width of the last layer's output
 
 
 @dataclass(frozen=True)
@@ -81,24 +89,29 @@ class Chain:
             for (dw, _, weight, _), pair in zip(layers, activations, strict=True)
         ]
 
-    def numbers(self, windows: Sequence[Window]) -> list[int]:
-        """The windows as :meth:`__call__` takes them: worth keeping where many inputs have the same."""
+    def plan(self, windows: Sequence[Window], size: Sequence[int]) -> Plan:
+        """What :meth:`__call__` takes for inputs of ``size`` = (H, W): worth keeping where many have the same.
+
+        Raises:
+            RuntimeError: another number of windows than of layers, a bad one, or a padded input smaller than it.
+        """
         if len(windows) != len(self._fixed):
             raise RuntimeError(f"mbv1::chain: windows: expected {len(self._fixed)}, got {len(windows)}")
-        numbers: list[int] = []
+        layers = []
         for (kernel, out, pair), w in zip(self._fixed, windows, strict=True):
+            stride, dilation = (checks.pair("chain", name, getattr(w, name)) for name in ("stride", "dilation"))
+            padding = checks.padding4("chain", w.padding)
             # ACTIVATIONS has the order of the kernels' enumeration.
-            numbers += [*kernel, *w.stride, *w.padding, *w.dilation, out, *map(ACTIVATIONS.index, pair)]
-        return numbers
+            layers.append([*kernel, *stride, *padding, *dilation, out, *map(ACTIVATIONS.index, pair)])
+            size = checks.conv_output_size("chain", size, kernel, stride, padding, dilation)
+        return Plan(torch.tensor(layers, device="cpu"), [out, *size])
 
-    def __call__(
-        self, x: Tensor, numbers: list[int], weight: Tensor | None = None, bias: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, plan: Plan, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """(N, C, H, W) of any strides, in the weights' dtype, to (N, O, OH, OW) in ``channels_last`` memory.
 
         With ``weight`` the result is ``pool_linear(y, weight, bias)`` of that instead: (N, classes).
         """
-        return _RUN(x, self._packed, numbers, weight, bias)
+        return _RUN(x, self._packed, *plan, weight, bias)
 
 
 def in_huge_pages(weight: Tensor) -> Tensor:
@@ -115,17 +128,11 @@ def in_huge_pages(weight: Tensor) -> Tensor:
 def _fake(
     x: Tensor,
     packed: Tensor,
-    layers: Sequence[int],
+    layers: Tensor,
+    size: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    channels, h, w = x.shape[1:]
-    for i in range(0, len(layers), 13):
-        kernel_h, kernel_w, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, channels, *_ = (
-            layers[i : i + 13]
-        )
-        h = (h + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
-        w = (w + left + right - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
     if weight is not None:
         return x.new_empty((x.shape[0], weight.shape[0]))
-    return x.new_empty((x.shape[0], channels, h, w)).contiguous(memory_format=torch.channels_last)
+    return x.new_empty((x.shape[0], *size)).contiguous(memory_format=torch.channels_last)

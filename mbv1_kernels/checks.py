@@ -96,16 +96,16 @@ def check_weight(op: str, argument: str, weight: Tensor, rank: int, form: str) -
 
 def conv_output_size(
     op: str,
-    x: Tensor,
+    size: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int] = (1, 1),
 ) -> tuple[int, int]:
-    """(OH, OW) of a convolution: ``(H + top + bottom - dilation * (k - 1) - 1) // stride + 1``."""
+    """(OH, OW) for ``size`` = (H, W): ``(H + top + bottom - dilation * (k - 1) - 1) // stride + 1``."""
     out = []
     for axis in (0, 1):
-        padded = x.shape[2 + axis] + padding[2 * axis] + padding[2 * axis + 1]
+        padded = size[axis] + padding[2 * axis] + padding[2 * axis + 1]
         window = dilation[axis] * (kernel[axis] - 1) + 1
         if padded < window:
             fail(op, "x", f"padded {'height' if axis == 0 else 'width'} >= window {window}", padded)

@@ -2,6 +2,7 @@
 // the CUDA bindings share these; only a binding sees torch.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
@@ -42,11 +43,25 @@ inline const void* data_of(const OptionalTensor& t) { return t.has_value() ? t->
 
 inline int64_t bias_stride(const OptionalTensor& bias) { return bias.has_value() ? bias->stride(0) : 0; }
 
-// An uninitialised tensor like x in dtype, device and memory format.
-inline Tensor empty_with_layout(const Tensor& x, const Ints& size) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                              is_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+// An uninitialised tensor with x's dtype and device. By the C interface: torch::stable::empty looks its operator up
+// by name in every call, which takes longer than all else that the binding does.
+template <size_t kRank>
+Tensor new_empty_strided(const Tensor& x, const int64_t (&size)[kRank], const int64_t (&stride)[kRank]) {
+  int32_t dtype = 0, device = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device));
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(kRank, size, stride, dtype, device, x.get_device_index(), &made));
+  return Tensor(made);
+}
+
+// An uninitialised output (N, C, H, W) with x's dtype and device.
+inline Tensor new_output(const Checks& check, const Tensor& x, const int64_t (&size)[4], bool channels_last) {
+  check.not_huge("an output", size);
+  const auto [n, c, h, w] = size;
+  return channels_last ? new_empty_strided(x, size, {c * h * w, 1, w * c, c})
+                       : new_empty_strided(x, size, {c * h * w, h * w, w, 1});
 }
 
 // Fills window and out_h, out_w of a dw or stem call.
@@ -99,7 +114,7 @@ inline Call<PwConv2dParams> pointwise_call(const Checks& check, const char* weig
   check.like(bias_name, bias, x, {p.out_channels});
   check.like("residual", residual, x, {p.batch, p.out_channels, h, w});
   p.activation = check.activation("activation", activation);
-  Tensor y = empty_with_layout(x, {p.batch, p.out_channels, h, w});
+  Tensor y = new_output(check, x, {p.batch, p.out_channels, h, w}, is_channels_last(x));
   p.weight = weight.const_data_ptr(), p.bias = data_of(bias), p.residual = data_of(residual);
   p.y = y.mutable_data_ptr();
   p.residual_stride = residual.has_value() ? strides_of(*residual) : Strides4{};
@@ -116,7 +131,7 @@ inline Call<DwConv2dParams> prepare_dwconv2d(const Tensor& x, const Tensor& weig
   const Checks check("dwconv2d");
   DwConv2dParams p =
       depthwise_params(check, "weight", "bias", "activation", x, weight, bias, stride, padding, dilation, activation);
-  Tensor y = empty_with_layout(x, {p.batch, p.channels, p.out_h, p.out_w});
+  Tensor y = new_output(check, x, {p.batch, p.channels, p.out_h, p.out_w}, is_channels_last(x));
   p.y = y.mutable_data_ptr();
   p.y_stride = strides_of(y);
   return {p, y};
@@ -162,7 +177,7 @@ inline Call<StemConv2dParams> prepare_stem_conv2d(const Tensor& x, const Tensor&
   check.like("bias", bias, x, {p.out_channels});
   set_window(check, p, weight, stride, padding, {1, 1});
   p.activation = check.activation("activation", activation);
-  Tensor y = empty_with_layout(x, {p.batch, p.out_channels, p.out_h, p.out_w});
+  Tensor y = new_output(check, x, {p.batch, p.out_channels, p.out_h, p.out_w}, is_channels_last(x));
   p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.bias = data_of(bias), p.y = y.mutable_data_ptr();
   p.x_stride = strides_of(x), p.y_stride = strides_of(y);
   p.weight_stride_o = weight.stride(0), p.weight_stride_c = weight.stride(1);
@@ -180,7 +195,7 @@ inline Call<PoolLinearParams> prepare_pool_linear(const Tensor& x, const Tensor&
   p.out_features = weight.size(0);
   check.like("weight", weight, x, {p.out_features, p.channels});
   check.like("bias", bias, x, {p.out_features});
-  Tensor y = torch::stable::empty(Ints{p.batch, p.out_features}, x.scalar_type(), std::nullopt, x.device());
+  Tensor y = new_empty_strided(x, {p.batch, p.out_features}, {p.out_features, 1});
   p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.bias = data_of(bias), p.y = y.mutable_data_ptr();
   p.x_stride = strides_of(x);
   p.weight_stride_o = weight.stride(0), p.weight_stride_k = weight.stride(1);

@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/HeaderOnlyArrayRef.h>
 
 #include <cstdint>
 #include <optional>
@@ -18,6 +19,8 @@ namespace mbv1 {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+// Some integers that lie anywhere, in {} too.
+using Integers = torch::headeronly::IntHeaderOnlyArrayRef;
 
 inline std::string shape_string(const Tensor& tensor) {
   std::ostringstream out;
@@ -28,7 +31,7 @@ inline std::string shape_string(const Tensor& tensor) {
   return out.str();
 }
 
-inline std::string shape_string(const std::vector<int64_t>& shape) {
+inline std::string shape_string(Integers shape) {
   std::ostringstream out;
   out << '(';
   for (size_t d = 0; d < shape.size(); ++d) out << (d ? ", " : "") << shape[d];
@@ -78,8 +81,7 @@ class Checks {
   }
 
   // A weight, bias or residual: exactly `shape`, and the dtype and device of x.
-  void like(const char* argument, const std::optional<Tensor>& tensor, const Tensor& x,
-            const std::vector<int64_t>& shape) const {
+  void like(const char* argument, const std::optional<Tensor>& tensor, const Tensor& x, Integers shape) const {
     if (!tensor.has_value()) return;
     bool same = tensor->dim() == static_cast<int64_t>(shape.size());
     for (size_t d = 0; same && d < shape.size(); ++d) same = tensor->size(d) == shape[d];
@@ -102,8 +104,15 @@ class Checks {
     }
   }
 
+  // Of what `x` leads to: few enough elements that no product of its sizes overflows, bytes of several such included.
+  void not_huge(const char* what, Integers shape) const {
+    int64_t left = int64_t{1} << 50;
+    for (int64_t size : shape) left = size > 0 ? left / size : left;
+    if (left == 0) fail("x", std::string(what) + " of at most 2^50 elements", shape_string(shape));
+  }
+
   // [top, bottom, left, right], or [vertical, horizontal], each between `low` and 2^31 - 1.
-  void integers(const char* argument, const std::vector<int64_t>& values, size_t count, int64_t low) const {
+  void integers(const char* argument, Integers values, size_t count, int64_t low) const {
     bool good = values.size() == count;
     for (int64_t value : values) good = good && value >= low && value <= INT32_MAX;
     if (!good) {

@@ -95,15 +95,21 @@ Tensor in_huge_pages(const std::vector<Tensor>& parts) {
   return torch::stable::narrow(memory, 0, first, bytes);
 }
 
-Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const OptionalTensor& weight,
-             const OptionalTensor& bias) {
+Tensor chain(const Tensor& x, const Tensor& packed, const Tensor& layers, const Ints& size,
+             const OptionalTensor& weight, const OptionalTensor& bias) {
   const Checks check("chain");
   ChainParams p{};
   p.dtype = check.input(x);
-  const int64_t numbers = static_cast<int64_t>(layers.size()), count = numbers / kNumbers;
-  if (count < 1 || count > kMaxStages || numbers % kNumbers != 0) {
-    check.fail("layers", std::to_string(kNumbers) + " integers for each of 1 to 64 layers", numbers);
+  const bool good = layers.dim() == 2 && layers.size(0) >= 1 && layers.size(0) <= kMaxStages &&
+                    layers.size(1) == kNumbers && layers.stride(1) == 1 &&
+                    (layers.size(0) == 1 || layers.stride(0) == kNumbers);
+  if (!good || !layers.is_cpu() || layers.scalar_type() != ScalarType::Long) {
+    check.fail("layers", "a contiguous int64 tensor on the CPU, (1 to 64, " + std::to_string(kNumbers) + ")",
+               torch::headeronly::toString(layers.scalar_type()) + std::string(" ") + shape_string(layers) +
+                   (layers.is_cpu() && layers.dim() == 2 && layers.stride(1) != 1 ? ", strided" : ""));
   }
+  const int64_t count = layers.size(0);
+  const int64_t* const numbers = static_cast<const int64_t*>(layers.const_data_ptr());
   check.bytes("packed", packed);
   const uintptr_t offset = reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % alignof(float);
   if (offset != 0) check.fail("packed", "data at a multiple of 4 bytes", std::to_string(offset) + " behind one");
@@ -112,7 +118,7 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
   ChainStage stages[kMaxStages] = {};
   int64_t channels = x.size(1), h = x.size(2), w = x.size(3);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t* n = layers.data() + i * kNumbers;
+    const int64_t* n = numbers + i * kNumbers;
     ChainStage& s = stages[i];
     check.integers("kernel", {n[0], n[1]}, 2, 1), check.integers("stride", {n[2], n[3]}, 2, 1);
     check.integers("padding", {n[4], n[5], n[6], n[7]}, 4, 0), check.integers("dilation", {n[8], n[9]}, 2, 1);
@@ -125,6 +131,8 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
     s.in_channels = channels, s.out_channels = n[10], s.in_h = h, s.in_w = w;
     s.out_h = check.output_size("height", h, n[4], n[5], n[0], n[2], n[8]);
     s.out_w = check.output_size("width", w, n[6], n[7], n[1], n[3], n[9]);
+    // With padding, and in whole vectors.
+    check.not_huge("a feature map", {x.size(0), channels + 64, h, w + n[6] + n[7]});
     s.dw_activation = static_cast<Activation>(n[11]), s.activation = static_cast<Activation>(n[12]);
 
     const auto name = [i] { return "packed[" + std::to_string(i) + "]"; };
@@ -148,8 +156,8 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Ints& layers, const Op
     s.packed = at, at += bytes, left -= bytes;
     channels = s.out_channels, h = s.out_h, w = s.out_w;
   }
-  Tensor y = torch::stable::empty(Ints{x.size(0), channels, h, w}, x.scalar_type(), std::nullopt, x.device(),
-                                  std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
+  if (size != Ints{channels, h, w}) check.fail("size", shape_string({channels, h, w}), shape_string(size));
+  Tensor y = new_output(check, x, {x.size(0), channels, h, w}, true);
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.batch = x.size(0);
   p.x_stride = strides_of(x), p.y_stride = strides_of(y);

@@ -85,7 +85,7 @@ def check_depthwise(
     channels = x.shape[1]
     checks.check_like(op, f"{prefix}weight", weight, x, (channels, 1, *weight.shape[2:]))
     checks.check_like(op, f"{prefix}bias", bias, x, (channels,))
-    size = checks.conv_output_size(op, x, weight.shape[2:], stride, padding, dilation)
+    size = checks.conv_output_size(op, x.shape[2:], weight.shape[2:], stride, padding, dilation)
     checks.check_activation(op, f"{prefix}activation", activation)
     return x.shape[0], channels, *size
 

@@ -76,7 +76,7 @@ def _check(
     checks.check_weight(_NAME, "weight", weight, 4, "(O, C, KH, KW)")
     checks.check_like(_NAME, "weight", weight, x, (weight.shape[0], x.shape[1], *weight.shape[2:]))
     checks.check_like(_NAME, "bias", bias, x, (weight.shape[0],))
-    size = checks.conv_output_size(_NAME, x, weight.shape[2:], stride, padding)
+    size = checks.conv_output_size(_NAME, x.shape[2:], weight.shape[2:], stride, padding)
     checks.check_activation(_NAME, "activation", activation)
     return x.shape[0], weight.shape[0], *size
 

@@ -25,7 +25,7 @@ def test_is_as_accurate_as_torch(net: str, dtype: str, layout: str, strassen: bo
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             chain = Chain(weights, activations, strassen=strassen)
-            y = chain(x, chain.numbers(windows))
+            y = chain(x, chain.plan(windows, x.shape[2:]))
             assert y.is_contiguous(memory_format=torch.channels_last)
             assert (y.double() - exact).abs().max().item() <= allowed * (STRASSEN if strassen else 1)
     finally:
@@ -38,12 +38,12 @@ def test_with_a_head(dtype: str, bias: bool) -> None:
     """It is pool_linear's of the features, which has tests of its own."""
     x, weights, activations, windows = make("from_x", DTYPES[dtype], "nhwc")
     chain = Chain(weights, activations)
-    numbers = chain.numbers(windows)
+    plan = chain.plan(windows, x.shape[2:])
     head = (torch.randn(11, 17).to(x.dtype), torch.randn(22)[::2].to(x.dtype) if bias else None)
-    y = chain(x, numbers, *head)
-    torch.testing.assert_close(y, mbv1_kernels.pool_linear(chain(x, numbers), *head), rtol=0, atol=0)
-    torch.library.opcheck(torch.ops.mbv1.chain, (x, chain._packed, numbers, *head))
-    assert chain(x[:0], numbers, *head).shape == (0, 11)
+    y = chain(x, plan, *head)
+    torch.testing.assert_close(y, mbv1_kernels.pool_linear(chain(x, plan), *head), rtol=0, atol=0)
+    torch.library.opcheck(torch.ops.mbv1.chain, (x, chain._packed, *plan, *head))
+    assert chain(x[:0], plan, *head).shape == (0, 11)
 
 
 @pytest.mark.parametrize("sizes", [(0,), (100, 28), (2**20,), (3 * 2**20 + 5, 0, 7), (2**22,)])
@@ -59,50 +59,67 @@ def test_huge_pages_hold_what_was_joined(sizes: tuple[int, ...]) -> None:
 def test_opcheck_and_empty_batch() -> None:
     x, weights, activations, windows = make("small", torch.float32, "nhwc")
     chain = Chain(weights, activations)
-    numbers = chain.numbers(windows)
-    torch.library.opcheck(torch.ops.mbv1.chain, (x, chain._packed, numbers))
-    assert chain(x[:0], numbers).shape == (0, *chain(x, numbers).shape[1:])
+    plan = chain.plan(windows, x.shape[2:])
+    torch.library.opcheck(torch.ops.mbv1.chain, (x, chain._packed, *plan))
+    assert chain(x[:0], plan).shape == (0, *chain(x, plan).shape[1:])
 
 
 def test_errors_name_the_argument() -> None:
     x, weights, activations, windows = make("small", torch.float32, "nhwc")
     chain = Chain(weights, activations)
-    numbers, packed = chain.numbers(windows), chain._packed
+    plan, packed = chain.plan(windows, x.shape[2:]), chain._packed
+    layers, size = plan
     parts = [Chain([layer], activations[:1])._packed for layer in weights]
     run = torch.ops.mbv1.chain
+
+    def run_with(first: int, *numbers: int) -> torch.Tensor:
+        changed = layers.clone()
+        changed[0, first : first + len(numbers)] = torch.tensor(numbers)
+        return run(x, packed, changed, size)
+
     for message, call in {
-        r"packed\[0\]: expected the result of chain_pack": lambda: run(x.double(), packed, numbers),
+        r"packed\[0\]: expected the result of chain_pack": lambda: run(x.double(), packed, *plan),
         r"packed\[1\]: expected the result of chain_pack": lambda: run(
-            x, torch.cat([parts[0], parts[2], *parts[2:]]), numbers
+            x, torch.cat([parts[0], parts[2], *parts[2:]]), *plan
         ),
-        r"packed\[2\]: expected": lambda: run(x, torch.cat([*parts[:2], parts[2][:-64]]), numbers),
-        r"packed\[3\]: expected": lambda: run(x, packed[:-64], numbers),
-        r"packed\[3\]: expected.*other weights": lambda: run(x, torch.cat([packed, packed[:1]]), numbers),
+        r"packed\[2\]: expected": lambda: run(x, torch.cat([*parts[:2], parts[2][:-64]]), *plan),
+        r"packed\[3\]: expected": lambda: run(x, packed[:-64], *plan),
+        r"packed\[3\]: expected.*other weights": lambda: run(x, torch.cat([packed, packed[:1]]), *plan),
         r"packed: expected a contiguous 1-D uint8 tensor on the CPU, got .* strided": lambda: run(
-            x, torch.cat([packed, packed])[::2], numbers
+            x, torch.cat([packed, packed])[::2], *plan
         ),
         "packed: expected data at a multiple of 4 bytes, got 1 behind one": lambda: run(
-            x, torch.cat([packed[:1], packed])[1:], numbers
+            x, torch.cat([packed[:1], packed])[1:], *plan
         ),
-        "layers: expected 13 integers for each of 1 to 64": lambda: run(x, packed, numbers[:-1]),
-        "layers: expected 13 integers .*got 0": lambda: run(x, packed, []),
+        r"layers: expected .* got Long \(4, 12\)": lambda: run(x, packed, layers[:, :-1].contiguous(), size),
+        r"layers: expected .* got Long \(0, 13\)": lambda: run(x, packed, layers[:0], size),
+        r"layers: expected .* got Long \(13,\)": lambda: run(x, packed, layers[0], size),
+        r"layers: expected .* got Int \(4, 13\)": lambda: run(x, packed, layers.int(), size),
+        r"layers: expected .* got Long \(4, 13\), strided": lambda: run(x, packed, layers.repeat(1, 2)[:, ::2], size),
+        r"size: expected \(1, .*\), got \(1, 2\)": lambda: run(x, packed, layers, [1, 2]),
+        r"size: expected \(1, .*\), got \(2, ": lambda: run(x, packed, layers, [2, *size[1:]]),
+        r"a feature map of at most 2\^50 elements, got \(3, 71, 2147483651": lambda: run_with(4, *[2**31 - 1] * 4),
         r"parts: expected a contiguous 1-D uint8 tensor on the CPU, got \(.*\) float32 on cpu": lambda: (
             torch.ops.mbv1.in_huge_pages([x])
         ),
-        "x: expected a 4-D": lambda: run(x[0], packed, numbers),
-        "padded height >= window": lambda: run(x[:, :, :1, :], packed, [3, 2, 2, 1, 0, 0, 0, 0, *numbers[8:]]),
-        "activation: expected 0 to 4": lambda: run(x, packed, [*numbers[:-1], 5]),
-        "stride: expected 2 integers": lambda: run(x, packed, [3, 2, 0, *numbers[3:]]),
+        "x: expected a 4-D": lambda: run(x[0], packed, *plan),
+        "padded height >= window": lambda: run(x[:, :, :1], packed, *plan),
+        "activation: expected 0 to 4": lambda: run_with(12, 5),
+        "stride: expected 2 integers": lambda: run_with(2, 0),
         "activation: expected one of": lambda: Chain(weights, [("relu", "gelu")] * 4),
         "layers: expected 1 to 64": lambda: Chain(weights, activations[:1]),
-        "windows: expected 4": lambda: chain.numbers(windows[:1]),
+        "windows: expected 4": lambda: chain.plan(windows[:1], (9, 11)),
+        "stride: expected integers >= 1": lambda: chain.plan([Window((0, 1)), *windows[1:]], (9, 11)),
+        "padding: expected integers >= 0": lambda: chain.plan([Window((1, 1), (0, 0, 0, -1))] * 4, (9, 11)),
+        "padded width >= window 2, got 1": lambda: chain.plan(windows, (9, 0)),
         "dw_bias: expected shape": lambda: Chain([(weights[1][0], x[0, 0, 0], *weights[1][2:])], activations[:1]),
-        "weight: expected shape .*1": lambda: chain(x, numbers, torch.zeros(3, 7)),
-        "bias: expected shape": lambda: chain(x, numbers, torch.zeros(3, 1), torch.zeros(4)),
+        "weight: expected shape .*1": lambda: chain(x, plan, torch.zeros(3, 7)),
+        "bias: expected shape": lambda: chain(x, plan, torch.zeros(3, 1), torch.zeros(4)),
         "a separable block behind the first": lambda: run(
             x,
             torch.cat([parts[0], Chain([(None, None, torch.zeros(19, 7, 3, 3), None)], activations[:1])._packed]),
-            numbers[:26],
+            layers[:2],
+            size,
         ),
     }.items():
         with pytest.raises(RuntimeError, match=message):
@@ -118,5 +135,5 @@ def test_strassen_can_be_refused() -> None:
     bad = {}
     for strassen in (True, False):
         chain = Chain(weights, [("none", "none")], strassen=strassen)
-        bad[strassen] = chain(x, chain.numbers([Window()])).isnan().any(1).sum().item()
+        bad[strassen] = chain(x, chain.plan([Window()], (4, 6))).isnan().any(1).sum().item()
     assert bad == {True: 2, False: 1}
