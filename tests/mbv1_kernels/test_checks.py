@@ -111,6 +111,7 @@ def test_bad_integers(kwargs: dict[str, Any], message: str) -> None:
         (([1, 1], [0, 0], [1, 1]), "padding: expected 4 integers >= 0, got (0, 0)"),
         (([1, 1], [0, 0, 0, 0], [1, 2**31]), "dilation: expected 2 integers >= 1, got (1, 2147483648)"),
         (([1, 1], [2**62, 2**62, 0, 0], [1, 1]), "padding: expected 4 integers >= 0"),
+        (([1, 1], [2**30] * 4, [1, 1]), "x: expected an output of at most 2^50 elements, got ("),
     ],
 )
 def test_bad_integers_of_the_raw_op(window: tuple[list[int], ...], message: str) -> None:
