@@ -56,7 +56,8 @@ class FoldedLayers:
         )
         self._channels, self._dtype = convs[0].in_channels, weights[0][0].dtype
         self._chain: Chain | None = None
-        self._plan: tuple[torch.Size, Plan] | None = None
+        self._plan: tuple[torch.Size, Plan] | None = None  # for inputs of a size (C, H, W)
+        self._head: tuple[Tensor | None, Tensor | None] = (None, None)  # the last one that was right
 
     def features(self, x: Tensor, backend: str) -> Tensor:
         """The last block's output, in the memory format of ``x``."""
@@ -88,28 +89,33 @@ class FoldedLayers:
 
         It has no gradient and no transform, and takes plain tensors of one dtype.
         """
-        if not self._chainable or backend not in ("auto", "cpu") or transforming():
+        if not self._chainable or backend not in ("auto", "cpu") or transforming() or not self._takes(x):
             return None
-        dtype, grad = self._dtype, is_grad_enabled()
-        if x.dim() != 4 or x.size(1) != self._channels:
-            return None
-        for t in (x, weight, bias):
-            if t is not None and not (
-                t.dtype is dtype and t.is_cpu and type(t) in _PLAIN and not (grad and t.requires_grad)
-            ):
+        # Of all this little is in a cache when a call begins: the head is looked at once, x's sizes all together.
+        head, chain, plan = self._head, self._chain, self._plan  # read once: another thread may exchange them
+        if weight is not head[0] or bias is not head[1]:
+            if not all(t is None or self._takes(t) for t in (weight, bias)):
                 return None
-        # Read once, both: another thread may exchange them.
-        chain, plan = self._chain, self._plan
+            self._head = weight, bias
+        if is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+            return None
+        sizes = x.shape[1:]
+        if plan is None or plan[0] != sizes:
+            if len(sizes) != 3 or sizes[0] != self._channels:
+                return None
+            plan = None
         if chain is None:
             stem, *rest = self.weights
             layers: list[tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]] = [(None, None, *stem)]
             layers += [(*dw, *pw) for dw, pw in zip(rest[::2], rest[1::2], strict=True)]
             activations = [(self.activation, self.activation)] * len(layers)
             chain = self._chain = Chain(layers, activations, strassen=self._strassen)
-        size = x.shape[2:]
-        if plan is None or plan[0] != size:
-            plan = self._plan = size, chain.plan(self._windows(size), size)
+        if plan is None:
+            plan = self._plan = sizes, chain.plan(self._windows(sizes[1:]), sizes[1:])
         return chain(x, plan[1], weight, bias)
+
+    def _takes(self, t: Tensor) -> bool:
+        return t.dtype is self._dtype and t.is_cpu and type(t) in _PLAIN
 
     def _windows(self, size: Sequence[int]) -> list[Window]:
         """Of the stem and of each block's depthwise convolution, for a net's input of ``size`` = (H, W)."""
