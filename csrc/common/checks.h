@@ -105,6 +105,7 @@ class Checks {
   }
 
   // Of what `x` leads to: few enough elements that no product of its sizes overflows, bytes of several such included.
+  // Only here: what Python makes, torch allocates.
   void not_huge(const char* what, Integers shape) const {
     int64_t left = int64_t{1} << 50;
     for (int64_t size : shape) left = size > 0 ? left / size : left;
