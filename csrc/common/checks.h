@@ -104,7 +104,7 @@ class Checks {
     }
   }
 
-  // Of what `x` leads to: few enough elements that no product of its sizes overflows, bytes of several such included.
+  // Of what `x` leads to: few enough elements that no product overflows, bytes of 64 such in whole vectors included.
   // Only here: what Python makes, torch allocates.
   void not_huge(const char* what, Integers shape) const {
     int64_t left = int64_t{1} << 50;

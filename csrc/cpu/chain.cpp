@@ -131,8 +131,7 @@ Tensor chain(const Tensor& x, const Tensor& packed, const Tensor& layers, const 
     s.in_channels = channels, s.out_channels = n[10], s.in_h = h, s.in_w = w;
     s.out_h = check.output_size("height", h, n[4], n[5], n[0], n[2], n[8]);
     s.out_w = check.output_size("width", w, n[6], n[7], n[1], n[3], n[9]);
-    // With padding, and in whole vectors.
-    check.not_huge("a feature map", {x.size(0), channels + 64, h, w + n[6] + n[7]});
+    check.not_huge("a padded feature map", {x.size(0), channels, h, w + n[6] + n[7]});
     s.dw_activation = static_cast<Activation>(n[11]), s.activation = static_cast<Activation>(n[12]);
 
     const auto name = [i] { return "packed[" + std::to_string(i) + "]"; };

@@ -27,8 +27,9 @@ struct Prefetch {
   // Nothing but, again and again, a line that is there.
   explicit Prefetch(const void* line) : from(static_cast<const char*>(line)), step(0) {}
 
-  template <int kMostLines>  // 1 or 2
+  template <int kMostLines>
   MBV1_INLINE void part(const char* line) const {
+    static_assert(kMostLines == 1 || kMostLines == 2);
     if constexpr (kCounts) {
       for (int64_t i = 0; i < step; i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
     } else {

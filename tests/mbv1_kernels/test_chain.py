@@ -93,12 +93,15 @@ def test_errors_name_the_argument() -> None:
         ),
         r"layers: expected .* got Long \(4, 12\)": lambda: run(x, packed, layers[:, :-1].contiguous(), size),
         r"layers: expected .* got Long \(0, 13\)": lambda: run(x, packed, layers[:0], size),
+        r"layers: expected .*1 to 64.* got Long \(68, 13\)": lambda: run(x, packed, layers.repeat(17, 1), size),
         r"layers: expected .* got Long \(13,\)": lambda: run(x, packed, layers[0], size),
         r"layers: expected .* got Int \(4, 13\)": lambda: run(x, packed, layers.int(), size),
         r"layers: expected .* got Long \(4, 13\), strided": lambda: run(x, packed, layers.repeat(1, 2)[:, ::2], size),
         r"size: expected \(1, .*\), got \(1, 2\)": lambda: run(x, packed, layers, [1, 2]),
         r"size: expected \(1, .*\), got \(2, ": lambda: run(x, packed, layers, [2, *size[1:]]),
-        r"a feature map of at most 2\^50 elements, got \(3, 71, 2147483651": lambda: run_with(4, *[2**31 - 1] * 4),
+        r"a padded feature map of at most 2\^50 elements, got \(3, 7, 2147483651": lambda: run_with(
+            4, *[2**31 - 1] * 4
+        ),
         r"parts: expected a contiguous 1-D uint8 tensor on the CPU, got \(.*\) float32 on cpu": lambda: (
             torch.ops.mbv1.in_huge_pages([x])
         ),
