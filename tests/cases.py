@@ -230,6 +230,11 @@ CASES: tuple[Case, ...] = (
     _sep((3, 8, 6, 72), 3, 136, stride=2, padding=1, dw_activation="relu6"),
     _sep((1, 40, 16, 112), 3, 24, padding=1, dw_activation="relu", activation="relu"),
     _sep((1, 8, 32, 224), 3, 8, stride=2, padding=(0, 1, 0, 1), dw_activation="hardswish"),
+    # Planes that are never transposed: rows that no step and no vector divides, in two images, with a stride, and of
+    # channels too few for every instruction set.
+    _sep((2, 16, 31, 45), 3, 24, padding=1, dw_activation="relu", residual=True, weights="packed"),
+    _sep((1, 24, 57, 71), 3, 40, stride=2, padding=1, dw_activation="silu", activation="relu6", weights="sliced"),
+    _sep((1, 20, 28, 33), 3, 8, padding=(0, 1, 2, 1), bias=False, residual=True),
     # Rows of whole words, 4 elements or 2, to the right of which windows go on.
     _sep((2, 24, 16, 16), 3, 40, stride=2, padding=1, dw_activation="relu"),
     _sep((3, 40, 12, 12), 3, 24, stride=2, padding=1, dw_activation="hardswish"),

@@ -131,7 +131,6 @@ class Chain {
       const Layer<T, E>& last = layers[layers[s].group_end - 1];
       const Map<T> out{in.data == maps ? maps + shared_elements : maps, last.rows, last.columns,
                        last.map_bytes() > kFarMapBytes};
-      if (layers[s].group_end < count) clear_padding(out, last.blocks, last.left, last.stage.out_w);
       run_group(n, s, in, out, threads);
       in = out;
     }
@@ -150,6 +149,12 @@ class Chain {
     });
   }
 
+  // Beside rows [begin, end) of blocks [block, block_end) of what layer s writes.
+  void clear_padding(const Map<T>& map, int64_t s, int64_t block, int64_t block_end, int64_t begin,
+                     int64_t end) const {
+    cpu::clear_padding(map, block, block_end, begin, end, layers[s].left, layers[s].stage.out_w);
+  }
+
   // Rows [begin, end) of the group's output.
   void run_rows(int64_t n, int64_t first, const Map<T>& in, const Map<T>& out, int64_t begin, int64_t end) const {
     const int64_t last = layers[first].group_end - 1;
@@ -164,14 +169,16 @@ class Chain {
         from_x ? blocks_of<A>(head.stage.in_channels) * in_rows * columns_spanned(head.dw) * kL : 0;
     T* memory = workspace<T>(Slot::kMaps, elements + in_elements);
     progress.out[last] = out;
+    if (last + 1 < count) clear_padding(out, last, 0, layers[last].blocks, begin, end);
     for (int64_t s = first; s < last; ++s) {
       progress.out[s] = {memory, layers[s].rows, layers[s].columns};
-      clear_padding(progress.out[s], layers[s].blocks, layers[s].left, layers[s].stage.out_w);
+      clear_padding(progress.out[s], s, 0, layers[s].blocks, 0, layers[s].rows);
       memory += layers[s].map_elements();
     }
     if (from_x) {
       progress.in = {memory, in_rows, columns_spanned(head.dw)};
-      clear_padding(progress.in, blocks_of<A>(head.stage.in_channels), head.stage.window.pad_left, head.stage.in_w);
+      cpu::clear_padding(progress.in, 0, blocks_of<A>(head.stage.in_channels), 0, in_rows, head.stage.window.pad_left,
+                         head.stage.in_w);
     }
     progress.begin[last] = begin, progress.end[last] = end;
     for (int64_t s = last; s > first; --s) {
@@ -264,6 +271,9 @@ class Chain {
                        middle + (first + begin) * Tile<A>::kBlock, Tile<A>::kBlock, offsets);
       }
       l.weights.complete(middle, pixels, begin, end);
+      if (s + 1 < count) {
+        clear_padding(out, s, l.blocks * begin / independent, l.blocks * end / independent, 0, height);
+      }
     });
     const Output<T> output = output_rows(out, n, s, 0, height);
     parallel(threads, l.weights.panel_count, [&](int64_t begin, int64_t end) {

@@ -93,7 +93,7 @@ void fill_taps(const DwConv2dParams& p, Acc<T>* taps) {
   }
 }
 
-// In the calling thread's workspace.
+// In the workspace of the calling thread: to each its own, which costs less than reading another core's cache.
 template <class T>
 DwWeights<T> pack_depthwise(const DwConv2dParams& p) {
   const int64_t channel_stride = channel_stride_of<T>(p.channels);
@@ -265,17 +265,20 @@ void depthwise_band(const DwConv2dParams& p, const DwRuns<T, D>& runs, const DwW
   }
 }
 
-// Zeros in the columns of a map's blocks that are padding: `left`, and those behind the `width` that follow. In
-// stores that the compiler does not make a call of: it would take longer than the one or two columns.
+// Zeros in the columns that are padding, of rows [begin, end) of a map's blocks [block, block_end): `left`, and those
+// behind the `width` that follow. In stores that the compiler does not make a call of.
 template <class T>
-void clear_padding(const Map<T>& map, int64_t blocks, int64_t left, int64_t width) {
+void clear_padding(const Map<T>& map, int64_t block, int64_t block_end, int64_t begin, int64_t end, int64_t left,
+                   int64_t width) {
   constexpr int kL = kLanes<Acc<T>>;
   const auto zero = in_register(typename Vec<Acc<T>>::Type{});
   left = smaller(left, map.columns);
-  for (int64_t row = 0; row < blocks * map.rows; ++row) {
-    T* const columns = map.data + row * map.row_size();
-    for (int64_t i = 0; i < left; ++i) __builtin_memcpy(columns + i * kL, &zero, kL * sizeof(T));
-    for (int64_t i = left + width; i < map.columns; ++i) __builtin_memcpy(columns + i * kL, &zero, kL * sizeof(T));
+  for (; block < block_end; ++block) {
+    T* columns = map.data + block * map.block_size() + begin * map.row_size();
+    for (int64_t row = begin; row < end; ++row, columns += map.row_size()) {
+      for (int64_t i = 0; i < left; ++i) __builtin_memcpy(columns + i * kL, &zero, kL * sizeof(T));
+      for (int64_t i = left + width; i < map.columns; ++i) __builtin_memcpy(columns + i * kL, &zero, kL * sizeof(T));
+    }
   }
 }
 
@@ -313,8 +316,10 @@ constexpr int64_t kFarBytes = 1024 * 1024;
 // The least that is fetched where the input is copied in the order in which it lies: the processor's own prefetchers
 // do as well, as long as a third-level cache holds it.
 constexpr int64_t kFarOrderedBytes = 5 * 1024 * 1024;
-// The least that is fetched where the input is read as it lies: a core's share of a third-level cache.
-constexpr int64_t kFarInPlaceBytes = 10 * 1024 * 1024;
+// The least that is fetched where the input is read as it lies: with long vectors, that of which the second-level
+// cache holds less than half (where other cores use the third-level cache, fetching halves the time), else a core's
+// share of the third-level cache.
+constexpr int64_t kFarInPlaceBytes = (kVectorBytes == 64 ? 2560 : 10240) * 1024;
 
 template <class T>
 bool is_far(const DwConv2dParams& p, int64_t bytes) {
@@ -371,7 +376,7 @@ void depthwise_rows(const DwConv2dParams& p, const DwRuns<T, D, true>& runs, con
   const T* const image = static_cast<const T*>(p.x) + n * p.x_stride.n;
   Map<T> map{nullptr, rows_spanned(p.window, runs.rows_at_once(end - begin, p.out_w)), columns_spanned(p)};
   map.data = workspace<T>(Slot::kInput, blocks * map.block_size());
-  clear_padding(map, blocks, p.window.pad_left, p.in_w);
+  clear_padding(map, 0, blocks, 0, map.rows, p.window.pad_left, p.in_w);
   DwRow<T> row = row_of_map(p, map, weights, block_begin);
   row.blocks = blocks, row.in_block = map.block_size(), row.out_block = block_step;
   const bool fetches =

@@ -79,24 +79,27 @@ void depthwise_in_place(const DwConv2dParams& p, const DwRuns<T, D, true>& runs,
   }
 }
 
+// Output rows that a thread gets, at least, before it shares them with another one.
+constexpr int64_t kLeastRows = 3;
+
 template <class T>
-void dwconv2d_in_place(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, const DwWeights<T>& weights,
-                       const Threads& threads) {
+void dwconv2d_in_place(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, const Threads& threads) {
   constexpr int kL = kLanes<Acc<T>>;
-  // Bands of rows where images do not make enough items, and groups of channels where those do not either.
-  const int64_t wanted = divide_up(items_wanted(threads), p.batch), whole = p.channels / kL;
-  const Bands bands(p.out_h, wanted, 4, 2);
-  const int64_t groups = smaller(whole, divide_up(wanted, bands.count));
-  parallel(threads, p.batch * groups * bands.count, [&](int64_t begin, int64_t end) {
+  // Rows of all images, and groups of channels where threads would get too few of those: the lines that neighbouring
+  // groups write lie side by side, and what one thread fetches ahead is then taken from another one's cache.
+  const int64_t rows = p.batch * p.out_h, whole = p.channels / kL;
+  const int64_t groups = smaller(whole, divide_up(kLeastRows * threads.count, rows));
+  parallel(threads, groups * rows, [&](int64_t begin, int64_t end) {
+    const DwWeights<T> weights = pack_depthwise<T>(p);
     int64_t* offsets = workspace<int64_t>(Slot::kOffsets, p.out_w);
     for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / (groups * bands.count), group = item / bands.count % groups;
-      const int64_t row = item % bands.count * bands.rows, rows_end = smaller(row + bands.rows, p.out_h);
+    for (int64_t item = begin, count; item < end; item += count) {
+      const int64_t group = item / rows, n = item % rows / p.out_h, row = item % p.out_h;
+      count = smaller(end - item, p.out_h - row);
       const int64_t c_begin = group * whole / groups * kL;
       const int64_t c_end = group + 1 < groups ? (group + 1) * whole / groups * kL : p.channels;
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
-      depthwise_in_place(p, runs, weights, n, row, rows_end, c_begin, c_end, 1, [&](int64_t oh) {
+      depthwise_in_place(p, runs, weights, n, row, row + count, c_begin, c_end, 1, [&](int64_t oh) {
         return DwPlace<T>{image + oh * p.y_stride.h, offsets, image + (oh + 1) * p.y_stride.h};
       });
     }
@@ -105,8 +108,7 @@ void dwconv2d_in_place(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, 
 
 // Copies the rows of groups of channels.
 template <class T>
-void dwconv2d_copied(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, const DwWeights<T>& weights,
-                     const Threads& threads) {
+void dwconv2d_copied(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, const Threads& threads) {
   constexpr int kL = kLanes<Acc<T>>;
   const bool is_in_place = in_place<T>(p);
   const int64_t blocks = p.channels / kL, tail_channels = p.channels % kL;
@@ -116,13 +118,14 @@ void dwconv2d_copied(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, co
   // Bands of rows where images and channels do not make enough items.
   const Bands bands(p.out_h, divide_up(items_wanted(threads), p.batch * groups), 4, 2);
   parallel(threads, p.batch * groups * bands.count, [&](int64_t begin, int64_t end) {
+    const DwWeights<T> weights = pack_depthwise<T>(p);
     int64_t* offsets = workspace<int64_t>(Slot::kOffsets, 2 * p.out_w);
     int64_t* tail_offsets = offsets + p.out_w;
     for (int64_t ow = 0; ow < p.out_w; ++ow) offsets[ow] = ow * p.y_stride.w, tail_offsets[ow] = ow * kL;
     T* tail = workspace<T>(Slot::kTile, p.out_w * kL);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / (groups * bands.count), first = item / bands.count % groups * group;
-      const int64_t row = item % bands.count * bands.rows, rows_end = smaller(row + bands.rows, p.out_h);
+      const int64_t n = item / (groups * bands.count), first = item % groups * group;
+      const int64_t row = item / groups % bands.count * bands.rows, rows_end = smaller(row + bands.rows, p.out_h);
       const int64_t last = smaller(first + group, blocks);
       T* image = static_cast<T*>(p.y) + n * p.y_stride.n;
       const auto place = [&](int64_t oh) {
@@ -154,10 +157,9 @@ void dwconv2d_copied(const DwConv2dParams& p, const DwRuns<T, T, true>& runs, co
 
 template <class T>
 void dwconv2d_nhwc(const DwConv2dParams& p, const Threads& threads) {
-  const DwWeights<T> weights = pack_depthwise<T>(p);
   const DwRuns<T, T, true> runs(p.window);
-  if (in_place<T>(p) && !gains_from_copies<T>(p, runs)) return dwconv2d_in_place(p, runs, weights, threads);
-  dwconv2d_copied(p, runs, weights, threads);
+  if (in_place<T>(p) && !gains_from_copies<T>(p, runs)) return dwconv2d_in_place(p, runs, threads);
+  dwconv2d_copied(p, runs, threads);
 }
 
 // ---- NCHW ----
@@ -221,7 +223,7 @@ void depthwise_planes(const DwConv2dParams& p, const DwRuns<T, D>& runs, const D
   const int64_t step = plane_rows(p, end - begin);
   Map<T> map{nullptr, rows_spanned(p.window, step), columns_spanned(p)};
   map.data = workspace<T>(Slot::kInput, map.block_size());
-  clear_padding(map, 1, p.window.pad_left, p.in_w);
+  clear_padding(map, 0, 1, 0, map.rows, p.window.pad_left, p.in_w);
   const int64_t first_row = larger<int64_t>(0, begin * p.window.stride_h - p.window.pad_top);
   const bool fetches = fetches_planes<T>(p, end - begin);
   int64_t staged = first_row;
@@ -266,7 +268,6 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   if constexpr (!std::is_same_v<T, double>) {
     if (by_planes<T>(p)) return dwconv2d_by_planes<T>(p, threads);
   }
-  const DwWeights<T> weights = pack_depthwise<T>(p);
   const DwRuns<T, T> runs(p.window);
   const int64_t blocks = blocks_of<Acc<T>>(p.channels);
   // Bands of rows where images and channels do not make enough items.
@@ -274,6 +275,7 @@ void dwconv2d_nchw(const DwConv2dParams& p, const Threads& threads) {
   const bool fetches = fetches_planes<T>(p, bands.rows);
   parallel(threads, p.batch * blocks * bands.count, [&](int64_t begin, int64_t end) {
     constexpr int kL = kLanes<Acc<T>>;
+    const DwWeights<T> weights = pack_depthwise<T>(p);
     const int64_t pixels = plane_rows(p, bands.rows) * p.out_w;
     T* pixel_major = workspace<T>(Slot::kMaps, pixels * kL);
     int64_t* offsets = workspace<int64_t>(Slot::kOffsets, pixels);

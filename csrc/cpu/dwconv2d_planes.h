@@ -129,6 +129,19 @@ __attribute__((noinline)) void dwconv2d_plane(const DwConv2dParams& p, const Pla
   });
 }
 
+template <class T>
+auto plane_kernel(const Window& w) {
+  return w.stride_h == 1 ? dwconv2d_plane<T, 1> : dwconv2d_plane<T, 2>;
+}
+
+// Once in every thread before its first plane: the padding of the rows that it copies.
+template <class T>
+void begin_planes(const PlaneColumns& columns) {
+  const int64_t elements = (kPlaneInputRows<2> + 1) * columns.row_size;
+  Acc<T>* const copies = workspace<Acc<T>>(Slot::kInput, elements);
+  for (int64_t i = 0; i < elements; ++i) copies[i] = Acc<T>(0);
+}
+
 // Whether there is a kernel for the windows, and rows are wide: what the last vector of each makes twice then costs
 // less than transposing pixels, with shorter vectors sooner.
 template <class T>
@@ -141,15 +154,13 @@ bool by_planes(const DwConv2dParams& p) {
 
 template <class T>
 void dwconv2d_by_planes(const DwConv2dParams& p, const Threads& threads) {
-  const auto make = p.window.stride_h == 1 ? dwconv2d_plane<T, 1> : dwconv2d_plane<T, 2>;
+  const auto make = plane_kernel<T>(p.window);
   const PlaneColumns columns(p, kLanes<Acc<T>>);
   const int64_t planes = p.batch * p.channels;
   // Bands of rows where planes do not make enough items.
   const Bands bands(p.out_h, divide_up(items_wanted(threads), planes), 8, kPlaneRows);
   parallel(threads, planes * bands.count, [&](int64_t begin, int64_t end) {
-    const int64_t elements = (kPlaneInputRows<2> + 1) * columns.row_size;
-    Acc<T>* const copies = workspace<Acc<T>>(Slot::kInput, elements);
-    for (int64_t i = 0; i < elements; ++i) copies[i] = Acc<T>(0);
+    begin_planes<T>(columns);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t first = item % bands.count * bands.rows, plane = item / bands.count;
       make(p, columns, plane / p.channels, plane % p.channels, first, smaller(first + bands.rows, p.out_h));

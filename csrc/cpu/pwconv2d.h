@@ -126,57 +126,87 @@ constexpr int64_t kLargePlane = 28 * 28, kFewPlanes = 256;
 // written together. As many as a first-level cache keeps, and as pay.
 constexpr int64_t kPanelsBytes = 32 * 1024, kMostPanels = 8;
 
-inline bool takes_planes(const PwConv2dParams& p) {
-  const auto dense = [&](const Strides4& s) { return s.w == 1 && (s.h == p.w || p.h == 1); };
-  return p.y_stride.c != 1 && dense(p.x_stride) && (p.residual == nullptr || dense(p.residual_stride)) &&
-         p.h * p.w >= kLargePlane && p.in_channels <= kFewPlanes;
+inline bool is_of_planes(const PwConv2dParams& p, const Strides4& s) { return s.w == 1 && (s.h == p.w || p.h == 1); }
+
+// Whether the output is such planes, and so is what is added to it.
+inline bool makes_planes(const PwConv2dParams& p) {
+  return p.y_stride.c != 1 && is_of_planes(p, p.y_stride) &&
+         (p.residual == nullptr || is_of_planes(p, p.residual_stride)) && p.h * p.w >= kLargePlane &&
+         p.in_channels <= kFewPlanes;
 }
+
+// The product of weights, as rows, and planes.
+template <class T>
+class PlanesProduct {
+ public:
+  static constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols;
+  // It takes so many channels at a time.
+  static constexpr int kUnroll = WeightRows<T>::kUnroll;
+
+  PlanesProduct(const PwConv2dParams& params, const Threads& threads)
+      : p(params),
+        weights(pack_weight_rows(threads, static_cast<const T*>(p.weight), p.weight_stride_o, p.weight_stride_k,
+                                 p.out_channels, p.in_channels)),
+        bias(gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels)) {
+    for (int64_t r = 0; r < kRows; ++r) y_row[r] = r * p.y_stride.c, residual_row[r] = r * p.residual_stride.c;
+  }
+
+  // Pixels that a row of tiles takes one after another.
+  int64_t pixels_at_once() const {
+    const int64_t fitting = kPanelsBytes / (p.in_channels * kCols * static_cast<int64_t>(sizeof(T)));
+    return larger<int64_t>(1, smaller(fitting, kMostPanels)) * kCols;
+  }
+
+  // Output pixels [first, last) of image n, not more than pixels_at_once(). Pixel `first` of the first plane is x,
+  // the others lie `plane` apart. Up to `whole` they are read as whole vectors; `rest` is a panel of those behind it.
+  void multiply(int64_t n, int64_t first, int64_t last, const T* x, int64_t plane, int64_t whole,
+                const T* rest) const {
+    WeightRows<T> rows{{weights, p.in_channels}, plane};
+    for (int64_t o = 0; o < p.out_channels; o += kRows, rows.a += tile_elements<T>(kRows, p.in_channels)) {
+      const int64_t count = smaller<int64_t>(p.out_channels - o, kRows);
+      Output<T> out{static_cast<T*>(p.y) + n * p.y_stride.n + o * p.y_stride.c + first,
+                    y_row,
+                    count,
+                    kLanes<T>,
+                    1,
+                    p.activation};
+      if (p.residual != nullptr) {
+        out.residual = static_cast<const T*>(p.residual) + n * p.residual_stride.n + o * p.residual_stride.c + first;
+        out.residual_row = residual_row, out.residual_step = 1;
+      }
+      for (int64_t pixel = first; pixel < last; pixel += kCols) {
+        const bool in_place = pixel < whole;
+        rows.plane = in_place ? plane : kCols;
+        multiply_into(out, rows, count, in_place ? x + (pixel - first) : rest, bias + o, 0,
+                      smaller<int64_t>(last - pixel, kCols));
+        out.y += kCols;
+        if (p.residual != nullptr) out.residual += kCols;
+      }
+    }
+  }
+
+ private:
+  const PwConv2dParams& p;
+  const T* weights;
+  const T* bias;
+  int64_t y_row[kRows], residual_row[kRows];
+};
 
 template <class T>
 void pwconv2d_planes(const PwConv2dParams& p, const Threads& threads) {
-  constexpr int kRows = Tile<T>::kRows, kCols = Tile<T>::kCols;
-  const T* weights = pack_weight_rows(threads, static_cast<const T*>(p.weight), p.weight_stride_o, p.weight_stride_k,
-                                      p.out_channels, p.in_channels);
-  const T* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
-  const int64_t pixels = p.h * p.w, panels = divide_up(pixels, kCols), tile = tile_elements<T>(kRows, p.in_channels);
-  // The product takes several channels at a time, and whole vectors of pixels.
-  const bool copies = p.in_channels % WeightRows<T>::kUnroll != 0;
-  const int64_t fitting = kPanelsBytes / (p.in_channels * kCols * static_cast<int64_t>(sizeof(T)));
-  const int64_t group = copies ? 1 : larger<int64_t>(1, smaller(fitting, kMostPanels));
-  const int64_t groups = divide_up(panels, group);
+  const PlanesProduct<T> product(p, threads);
+  // Planes are read where they lie but for what is not a whole vector, and unless there is a channel too few.
+  const bool copies = p.in_channels % product.kUnroll != 0;
+  const int64_t pixels = p.h * p.w, group = copies ? product.kCols : product.pixels_at_once();
+  const int64_t groups = divide_up(pixels, group);
   parallel(threads, p.batch * groups, [&](int64_t begin, int64_t end) {
     T* copy = workspace<T>(Slot::kInput, panel_elements<T>(p.in_channels));
-    int64_t y_row[kRows], residual_row[kRows];
-    for (int64_t r = 0; r < kRows; ++r) y_row[r] = r * p.y_stride.c, residual_row[r] = r * p.residual_stride.c;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / groups, first = item % groups * group * kCols;
-      const int64_t last = smaller(first + group * kCols, pixels);
+      const int64_t n = item / groups, first = item % groups * group, last = smaller(first + group, pixels);
       const T* x = static_cast<const T*>(p.x) + n * p.x_stride.n;
-      const int64_t whole = copies ? first : last - (last - first) % kCols;
+      const int64_t whole = copies ? first : last - (last - first) % product.kCols;
       if (whole < last) pack_panel(x, EvenRows{p.x_stride.c}, 1, p.in_channels, pixels, whole, copy);
-      WeightRows<T> rows{{weights, p.in_channels}, p.x_stride.c};
-      for (int64_t o = 0; o < p.out_channels; o += kRows, rows.a += tile) {
-        const int64_t count = smaller<int64_t>(p.out_channels - o, kRows);
-        Output<T> out{static_cast<T*>(p.y) + n * p.y_stride.n + o * p.y_stride.c + first,
-                      y_row,
-                      count,
-                      kLanes<T>,
-                      1,
-                      p.activation};
-        if (p.residual != nullptr) {
-          out.residual =
-              static_cast<const T*>(p.residual) + n * p.residual_stride.n + o * p.residual_stride.c + first;
-          out.residual_row = residual_row, out.residual_step = 1;
-        }
-        for (int64_t pixel = first; pixel < last; pixel += kCols) {
-          const bool in_place = pixel < whole;
-          rows.plane = in_place ? p.x_stride.c : kCols;
-          multiply_into(out, rows, count, in_place ? x + pixel : copy, bias + o, 0,
-                        smaller<int64_t>(last - pixel, kCols));
-          out.y += kCols;
-          if (p.residual != nullptr) out.residual += kCols;
-        }
-      }
+      product.multiply(n, first, last, x + first, p.x_stride.c, whole, copy);
     }
   });
 }
@@ -185,7 +215,7 @@ template <class T, class E>
 void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
   using A = Acc<T>;
   if constexpr (std::is_same_v<T, float>) {
-    if (takes_planes(p)) return pwconv2d_planes<T>(p, threads);
+    if (makes_planes(p) && is_of_planes(p, p.x_stride)) return pwconv2d_planes<T>(p, threads);
   }
   constexpr int kRows = Tile<A>::kRows, kCols = Tile<A>::kCols;
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);

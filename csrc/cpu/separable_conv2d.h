@@ -17,24 +17,70 @@ void place_in_tiles(int64_t count, int64_t blocks, int64_t* offsets) {
   }
 }
 
-// Output rows that an item makes: as many as fit, but so few that every thread gets its share of items.
-inline int64_t band_of_rows(int64_t height, int64_t batch, int64_t fitting, const Threads& threads) {
-  const int64_t fair = divide_up(batch * height, items_wanted(threads));
-  return larger<int64_t>(1, smaller(height, smaller(fitting, fair)));
+// Rows of a band, at most: of `elements` each, `height` in all.
+template <class E>
+int64_t rows_fitting(int64_t height, int64_t elements) {
+  return larger<int64_t>(1, smaller(height, kTileBytes / (elements * static_cast<int64_t>(sizeof(E)))));
+}
+
+// The next band of the rows that are left to a thread: as many as fit, but bands of about the same size.
+inline int64_t next_band(int64_t left, int64_t fitting) { return divide_up(left, divide_up(left, fitting)); }
+
+// Bands of output rows of one image, in planes from x to y: nothing is transposed.
+template <class T>
+void separable_planes(const SeparableConv2dParams& p, const Threads& threads) {
+  const PlanesProduct<T> product(p.pw, threads);
+  const auto depthwise = plane_kernel<T>(p.dw.window);
+  const PlaneColumns columns(p.dw, kLanes<T>);
+  const int64_t channels = p.dw.channels, width = p.pw.w, height = p.pw.h;
+  // A band is of whole steps of the depthwise kernel, as many as fit.
+  const int64_t steps = divide_up(height, kPlaneRows);
+  const int64_t fitting = rows_fitting<T>(steps, channels * width * kPlaneRows);
+  // The product reads whole vectors.
+  const int64_t plane = channel_stride_of<T>(fitting * kPlaneRows * width + product.kCols);
+  const int64_t at_once = product.pixels_at_once();
+  parallel(threads, p.pw.batch * steps, [&](int64_t begin, int64_t end) {
+    begin_planes<T>(columns);
+    T* const middle = workspace<T>(Slot::kMaps, channels * plane);
+    for (int64_t step = begin, count; step < end; step += count) {
+      count = next_band(smaller(end - step, steps - step % steps), fitting);
+      const int64_t n = step / steps, first = step % steps * kPlaneRows;
+      const int64_t last = smaller(first + count * kPlaneRows, height);
+      DwConv2dParams to_middle = p.dw;
+      to_middle.y = middle - first * width, to_middle.y_stride = {0, plane, width, 1};
+      for (int64_t c = 0; c < channels; ++c) depthwise(to_middle, columns, n, c, first, last);
+      for (int64_t pixel = first * width, pixel_end; pixel < last * width; pixel = pixel_end) {
+        pixel_end = smaller(pixel + at_once, last * width);
+        product.multiply(n, pixel, pixel_end, middle + (pixel - first * width), plane, pixel_end, nullptr);
+      }
+    }
+  });
+}
+
+template <class T>
+bool by_planes(const SeparableConv2dParams& p) {
+  DwConv2dParams dw = p.dw;
+  dw.y_stride.w = 1;
+  const int64_t step_bytes = dw.channels * dw.out_w * kPlaneRows * static_cast<int64_t>(sizeof(T));
+  return makes_planes(p.pw) && by_planes<T>(dw) && dw.channels % PlanesProduct<T>::kUnroll == 0 &&
+         step_bytes <= 2 * kTileBytes;
 }
 
 // Bands of output rows of one image: [tile][block][pixel][channel], the left factor of the product.
 template <class T, class E>
 void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (by_planes<T>(p)) return separable_planes<T>(p, threads);
+  }
   using A = Acc<T>;
   const int64_t channels = p.dw.channels, blocks = blocks_of<A>(channels), width = p.pw.w, height = p.pw.h;
-  const DwWeights<T> dw_weights = pack_depthwise<T>(p.dw);
   const DwRuns<T, E> runs(p.dw.window);
   const DwRuns<T, E, true> runs_in_place(p.dw.window);
   const bool reads_in_place = channels % kLanes<A> == 0 && in_place<T>(p.dw);
   const A* bias = gather_bias<T>(Slot::kBias, p.pw.bias, p.pw.bias_stride, p.pw.out_channels);
   // Depthwise outputs of rows [first, last) of image n to the tiles of the left factor.
-  const auto depthwise = [&](int64_t n, int64_t first, int64_t last, E* tiles, const int64_t* offsets) {
+  const auto depthwise = [&](const DwWeights<T>& dw_weights, int64_t n, int64_t first, int64_t last, E* tiles,
+                             const int64_t* offsets) {
     const auto place = [&](int64_t oh) { return DwPlace<E>{tiles, offsets + (oh - first) * width}; };
     if (reads_in_place) {
       return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, 0, channels, Tile<A>::kRows, place);
@@ -51,23 +97,24 @@ void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
     E* middle = workspace<E>(Slot::kTile, tile_elements<A>(height * width, channels));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, height * width);
     place_in_tiles<A>(height * width, blocks, offsets);
-    parallel(threads, height,
-             [&](int64_t begin, int64_t end) { depthwise(0, begin, end, middle, offsets + begin * width); });
+    parallel(threads, height, [&](int64_t begin, int64_t end) {
+      depthwise(pack_depthwise<T>(p.dw), 0, begin, end, middle, offsets + begin * width);
+    });
     return multiply_by_panels<T>(p.pw, threads, LeftFactor<E>{middle, channels}, bias);
   }
   const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.pw.weight), weight_offset(p.pw),
                                     p.pw.weight_stride_o, channels, p.pw.out_channels);
-  const int64_t fitting = kTileBytes / (channels * width * static_cast<int64_t>(sizeof(E)));
-  const int64_t band = band_of_rows(height, p.pw.batch, fitting, threads), bands = divide_up(height, band);
-  parallel(threads, p.pw.batch * bands, [&](int64_t begin, int64_t end) {
-    E* middle = workspace<E>(Slot::kTile, tile_elements<A>(band * width, channels));
-    int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, band * width);
-    place_in_tiles<A>(band * width, blocks, offsets);
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t n = item / bands, first = item % bands * band, last = smaller(first + band, height);
-      depthwise(n, first, last, middle, offsets);
-      const int64_t pixels = (last - first) * width;
-      multiply_tiles(output_pixels<T>(p.pw, (n * height + first) * width, pixels), middle, pixels, packed, channels,
+  const int64_t fitting = rows_fitting<E>(height, channels * width);
+  parallel(threads, p.pw.batch * height, [&](int64_t begin, int64_t end) {
+    const DwWeights<T> dw_weights = pack_depthwise<T>(p.dw);
+    E* middle = workspace<E>(Slot::kTile, tile_elements<A>(fitting * width, channels));
+    int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, fitting * width);
+    place_in_tiles<A>(fitting * width, blocks, offsets);
+    for (int64_t row = begin, count; row < end; row += count) {
+      const int64_t n = row / height, first = row % height;
+      count = next_band(smaller(end - row, height - first), fitting);
+      depthwise(dw_weights, n, first, first + count, middle, offsets);
+      multiply_tiles(output_pixels<T>(p.pw, row * width, count * width), middle, count * width, packed, channels,
                      bias, p.pw.out_channels, 0, divide_up(p.pw.out_channels, Tile<A>::kCols));
     }
   });
