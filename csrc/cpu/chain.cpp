@@ -1,8 +1,4 @@
 // The operators chain, chain_pack and in_huge_pages: from tensors to ChainParams.
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstring>
 
@@ -66,7 +62,7 @@ Tensor pack(const OptionalTensor& dw_weight, const OptionalTensor& dw_bias, cons
 // looking them up again is 3% of MobileNetV1's time in float32.
 Tensor in_huge_pages(const std::vector<Tensor>& parts) {
   const Checks check("in_huge_pages");
-  constexpr int64_t kPage = int64_t{1} << 21;
+  constexpr int64_t kPage = kHugePage;
   int64_t bytes = 0;
   for (const Tensor& part : parts) {
     check.bytes("parts", part);
@@ -79,19 +75,14 @@ Tensor in_huge_pages(const std::vector<Tensor>& parts) {
   const int64_t address = reinterpret_cast<intptr_t>(memory.const_data_ptr());
   const int64_t first = huge > 0 ? (kPage - address % kPage) % kPage : 0;
   char* const begin = static_cast<char*>(memory.mutable_data_ptr()) + first;
-  // Where the system has none, ordinary pages do as well. What is in use already is moved to them at the end.
-#if defined(MADV_HUGEPAGE)
-  if (huge > 0) (void)madvise(begin, static_cast<size_t>(huge), MADV_HUGEPAGE);
-#endif
+  // Before its first use, and for what was in use before.
+  if (huge > 0) ask_for_huge_pages(begin, static_cast<size_t>(huge));
   char* to = begin;
   for (const Tensor& part : parts) {
     if (part.numel() > 0) std::memcpy(to, part.const_data_ptr(), static_cast<size_t>(part.numel()));
     to += part.numel();
   }
-#if defined(MADV_HUGEPAGE)
-  constexpr int kCollapse = 25;  // MADV_COLLAPSE, since Linux 6.1
-  if (huge > 0) (void)madvise(begin, static_cast<size_t>(huge), kCollapse);
-#endif
+  if (huge > 0) ask_for_huge_pages(begin, static_cast<size_t>(huge));
   return torch::stable::narrow(memory, 0, first, bytes);
 }
 

@@ -1,8 +1,5 @@
-// Choice of the instruction set, and the threads' scratch memory.
-#include <atomic>
+// Choice of the instruction set.
 #include <cstdlib>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -43,20 +40,6 @@ const Isa& choose() {
                            "'");
 }
 
-std::atomic<int64_t> scratch_total{0};
-
-struct Buffer {
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<void, Free> memory;
-  size_t bytes = 0;
-
-  ~Buffer() { scratch_total -= static_cast<int64_t>(bytes); }
-};
-
-thread_local Buffer buffers[static_cast<int>(Slot::kCount)];
-
 const Isa& chosen() {
   static const Isa& isa = choose();
   return isa;
@@ -67,22 +50,5 @@ const Isa& chosen() {
 const Kernels& kernels() { return chosen().kernels(); }
 const char* isa_name() { return chosen().name; }
 bool has_bf16_products() { return chosen().bf16_products; }
-
-int64_t scratch_bytes() { return scratch_total; }
-
-void* workspace_bytes(Slot slot, size_t bytes) {
-  Buffer& buffer = buffers[static_cast<int>(slot)];
-  if (buffer.bytes < bytes) {
-    const size_t rounded = (bytes + 63) / 64 * 64;
-    buffer.memory.reset();
-    scratch_total -= static_cast<int64_t>(buffer.bytes);
-    buffer.bytes = 0;
-    buffer.memory.reset(std::aligned_alloc(64, rounded));
-    if (buffer.memory == nullptr) throw std::bad_alloc();
-    buffer.bytes = rounded;
-    scratch_total += static_cast<int64_t>(rounded);
-  }
-  return buffer.memory.get();
-}
 
 }  // namespace mbv1::cpu

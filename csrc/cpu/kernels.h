@@ -81,4 +81,9 @@ void* workspace_bytes(Slot slot, size_t bytes);
 // Scratch memory of all threads.
 int64_t scratch_bytes();
 
+// Where the system has them, whole huge pages for whole huge pages of memory: at its first use, or, if it is in use
+// already, at once (Linux 6.1). Otherwise ordinary pages do as well.
+constexpr size_t kHugePage = size_t{1} << 21;
+void ask_for_huge_pages(void* begin, size_t bytes);
+
 }  // namespace mbv1::cpu

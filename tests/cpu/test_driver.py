@@ -19,7 +19,7 @@ from tests.cpu import cases_file
 from tests.instruction_sets import INSTRUCTION_SETS, processor_has
 
 ROOT = Path(__file__).parent.parent.parent
-DISPATCH = ROOT / "csrc/cpu/dispatch.cpp"
+SHARED = [ROOT / "csrc/cpu/dispatch.cpp", ROOT / "csrc/cpu/scratch.cpp"]
 KERNELS = sorted((ROOT / "csrc/cpu").glob("isa_*.cpp"))
 #: As setup.py has them.
 FLAGS = ["-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wno-psabi", "-Wno-unknown-pragmas"]
@@ -44,7 +44,7 @@ def compile_driver(
     folder: Path, compiler: str, *flags: str, kernels: Sequence[Path] = KERNELS, link: Sequence[str] = ()
 ) -> Path:
     """Compiles the driver with the kernels, the files side by side."""
-    sources = [*kernels, DISPATCH, Path(__file__).with_name("driver.cpp")]
+    sources = [*kernels, *SHARED, Path(__file__).with_name("driver.cpp")]
     objects = [str(folder / f"{source.stem}.o") for source in sources]
 
     def compile_one(source: Path, output: str) -> None:
@@ -145,5 +145,5 @@ def test_the_whole_library_compiles_for_aarch64(tmp_path: Path) -> None:
     defines = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPy_LIMITED_API=0x030A0000", '-DMBV1_VERSION="0"']
     command = [CROSS_COMPILER, *FLAGS, *defines, *folders, "-fPIC", "-fsyntax-only", "-Wno-attributes"]
     for source in [ROOT / "csrc/ops.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]:
-        if source not in [*KERNELS, DISPATCH]:
+        if source not in [*KERNELS, *SHARED]:
             run([*command, str(source)])
