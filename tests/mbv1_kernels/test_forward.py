@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -98,18 +101,59 @@ def test_overflow_of_half_is_infinite() -> None:
     assert y.flatten().tolist() == [float("inf"), float("inf"), float("-inf")]
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    call = build(next(c for c in CASES if c.op == "separable_conv2d"), torch.float32, "nhwc")
+@pytest.fixture
+def thread_count() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads until the test ends."""
     before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(call(backend="cpu"))
-    finally:
-        torch.set_num_threads(before)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize(
+    "op, shape",
+    [("dwconv2d", (3, 21, 7, 7)), ("separable_conv2d", (2, 32, 14, 14)), ("separable_conv2d", (2, 16, 31, 45))],
+)
+def test_results_do_not_depend_on_the_number_of_threads(
+    op: str, shape: tuple[int, ...], layout: str, thread_count: Callable[[int], None]
+) -> None:
+    """Whose shares of rows begin and end inside images."""
+    call = build(next(c for c in CASES if c.op == op and c.shape == shape), torch.float32, layout)
+    results = []
+    for threads in (1, 2, 3, 16):
+        thread_count(threads)
+        results.append(call(backend="cpu"))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-6, atol=1e-6)
+
+
+def test_scratch_memory(thread_count: Callable[[int], None]) -> None:
+    """Buffers that grow give back what they had, later calls take no more, and a thread that ends leaves nothing."""
+    thread_count(1)
+    used = torch.ops.mbv1.cpu_scratch_bytes
+
+    def work() -> list[int]:
+        seen = []
+        for _ in range(3):
+            for channels in (8, 24, 120, 600, 1800):
+                x, dw = torch.randn(1, channels, 30, 20), torch.randn(channels, 1, 3, 3) / 3
+                pw = torch.randn(64, channels, 1, 1) / channels**0.5
+                y = mbv1_kernels.separable_conv2d(x, dw, None, pw, None, padding=1)
+                middle = torch.nn.functional.conv2d(x, dw, padding=1, groups=channels)
+                torch.testing.assert_close(y, torch.nn.functional.conv2d(middle, pw), rtol=1e-4, atol=1e-4)
+            seen.append(used())
+        return seen
+
+    before = used()
+    with ThreadPoolExecutor(1) as thread:
+        first, *later = thread.submit(work).result()
+    assert before < first <= before + 8 * 2**20
+    assert set(later) == {first}
+    # The system's thread ends a little after Python's.
+    deadline = time.monotonic() + 10
+    while used() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert used() <= before
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
