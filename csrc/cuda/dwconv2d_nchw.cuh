@@ -181,6 +181,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     const int column = (e - group * threads_w) * kColumns;
     const int first = (group - plane * grid.row_groups) * grid.rows;  // row of the band
     const int outputs = min(grid.rows, band - first);
+    if (outputs <= 0) continue;  // of a last band, which may be shorter
     float weights[kTaps];
 #pragma unroll
     for (int tap = 0; tap < kTaps; ++tap) weights[tap] = weights_of_planes[plane * (kTaps + 1) + tap];
