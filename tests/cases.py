@@ -129,7 +129,7 @@ CASES: tuple[Case, ...] = (
     _dw((1, 144, 6, 9), 5, padding=2, stride=2, activation="relu"),
     # Bands of planes of which the last has rows for the first of its threads only.
     _dw((2, 16, 31, 45), 3, padding=1, activation="relu"),
-    _dw((1, 40, 61, 45), 3, stride=2, padding=1, activation="relu6"),
+    _dw((1, 16, 61, 101), 3, stride=2, padding=1, activation="relu6"),
     # Small planes together, of odd size: groups of planes, the last not full; bands of large planes.
     _dw((3, 21, 7, 7), 3, padding=1, activation="relu"),
     _dw((1, 19, 15, 15), 5, padding=2, activation="relu6", weights="packed"),

@@ -331,19 +331,6 @@ void multiply_into(const Output<T>& out, Rows rows, int64_t count, const typenam
 
 // ---- Products ----
 
-// Pixel `index` of an (N, H, W) grid.
-struct Pixel {
-  int64_t n, h, w;
-  Pixel(int64_t index, int64_t height, int64_t width)
-      : n(index / (height * width)), h(index / width % height), w(index % width) {}
-  int64_t offset(const Strides4& s) const { return n * s.n + h * s.h + w * s.w; }
-  void next(int64_t height, int64_t width) {
-    if (++w < width) return;
-    w = 0;
-    if (++h == height) h = 0, ++n;
-  }
-};
-
 // Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A.
 template <class T, class Rows>
 void multiply_panels(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* packed,
@@ -370,31 +357,6 @@ void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* pa
     multiply_panels(out, BlockedRows<E>{a, depth, tile_elements<A>(1, depth), prefetch}, count, packed, panel_size,
                     bias, cols, panel, panel + 1);
   }
-}
-
-// The pixels [first, first + count) of all images, in NCHW of one image, with offsets in the workspace.
-template <class T>
-Output<T> output_pixels(const PwConv2dParams& p, int64_t first, int64_t count) {
-  int64_t* rows = workspace<int64_t>(Slot::kOffsets, 2 * count);
-  const auto find = [&](const Strides4& stride, int64_t* to) {
-    for (int64_t r = 0; r < count;) {
-      const Pixel pixel(first + r, p.h, p.w);
-      const int64_t start = pixel.offset(stride), of_row = smaller(p.w - pixel.w, count - r);
-      for (int64_t i = 0; i < of_row; ++i) to[r + i] = start + i * stride.w;
-      r += of_row;
-    }
-  };
-  find(p.y_stride, rows);
-  if (p.residual != nullptr) find(p.residual_stride, rows + count);
-  return {static_cast<T*>(p.y),
-          rows,
-          count,
-          kLanes<Acc<T>> * p.y_stride.c,
-          p.y_stride.c,
-          p.activation,
-          static_cast<const T*>(p.residual),
-          rows + count,
-          p.residual_stride.c};
 }
 
 }  // namespace
