@@ -15,7 +15,7 @@ from .peers import Peer, find_peers
 from .timing import Budget
 from .workload import DTYPES, LAYOUTS
 
-_CPU = Budget(seconds=0.12, min_rounds=5, max_rounds=60)
+_CPU = Budget(seconds=0.12, min_rounds=15, max_rounds=60)
 _CUDA = Budget(seconds=0.05, min_rounds=20, max_rounds=200)
 _QUICK = Budget(seconds=0.03, min_rounds=3, max_rounds=20)
 #: No case starts later on a CPU, so that a run is over in two minutes, a quick one in half a minute.

@@ -5,7 +5,9 @@
 // that moves down (Map). All else is done layer by layer, with the whole feature map between two.
 //
 // Images are shared out among the threads. What is left, where there are fewer images than threads, shares out the
-// output rows of each group, and where those are too few, output channels.
+// output rows of each group, and where those are too few, output channels. Lines that go from one core's cache to
+// another's are what that costs: between groups the rows of a map then lie one behind the other, so that each
+// thread's are one piece of memory, and no map lies where one of another shape was, whose pieces were others.
 #pragma once
 
 #include "chain_pack.h"
@@ -32,8 +34,12 @@ struct Layer {
   int64_t step;           // output rows made at once
   int64_t group_begin, group_end;
   int64_t blocks, left, columns, rows;  // of the map that it writes, which the last layer does not
+  int64_t place;                        // of that map in the memory that threads share, behind a group
 
   int64_t map_elements() const { return blocks * rows * columns * kLanes<Acc<T>>; }
+  bool same_map(const Layer& other) const {
+    return blocks == other.blocks && rows == other.rows && columns == other.columns;
+  }
   int64_t map_bytes() const { return map_elements() * static_cast<int64_t>(sizeof(T)); }
 };
 
@@ -47,11 +53,7 @@ class Chain {
     layers = workspace<Layer<T, E>>(Slot::kPlan, count);
     for (int64_t s = 0; s < count; ++s) describe(s);
     for (int64_t s = 0; s < count; s = layers[s].group_end) plan_group(s);
-    for (int64_t s = 0; s < count; ++s) {
-      if (s + 1 == layers[s].group_end) {
-        shared_elements = larger(shared_elements, layers[s].map_elements());
-      }
-    }
+    place_maps();
   }
 
   void run(const Threads& threads) const {
@@ -124,13 +126,30 @@ class Chain {
     layers[s].step = larger<int64_t>(1, smaller(g.out_h, smaller(fitting, wanted)));
   }
 
+  // A map takes the place of an earlier one of its shape that the group does not read.
+  void place_maps() {
+    int64_t in = -1;  // what the group reads
+    for (int64_t s = layers[0].group_end - 1; s + 1 < count; s = layers[s + 1].group_end - 1) {
+      Layer<T, E>& last = layers[s];
+      last.place = shared_elements;
+      for (int64_t h = layers[0].group_end - 1; h < s; h = layers[h + 1].group_end - 1) {
+        if (last.same_map(layers[h]) && layers[h].place != in) last.place = layers[h].place;
+      }
+      if (last.place == shared_elements) shared_elements += last.map_elements();
+      largest_map = larger(largest_map, last.map_elements());
+      in = last.place;
+    }
+  }
+
   void run_image(int64_t n, const Threads& threads) const {
-    T* const maps = workspace<T>(Slot::kShared, 2 * shared_elements);  // the two take turns
+    const bool alone = threads.count == 1;  // then rows of one block, and places that take turns, are a little faster
+    T* const maps = workspace<T>(Slot::kShared, alone ? 2 * largest_map : shared_elements);
     Map<T> in{};
     for (int64_t s = 0; s < count; s = layers[s].group_end) {
       const Layer<T, E>& last = layers[layers[s].group_end - 1];
-      const Map<T> out{in.data == maps ? maps + shared_elements : maps, last.rows, last.columns,
-                       last.map_bytes() > kFarMapBytes};
+      const int64_t place = !alone ? last.place : in.data == maps ? largest_map : 0;
+      const int64_t row_blocks = alone ? 1 : last.blocks;
+      const Map<T> out{maps + place, last.rows, last.columns, row_blocks, last.map_bytes() > kFarMapBytes};
       run_group(n, s, in, out, threads);
       in = out;
     }
@@ -242,7 +261,8 @@ class Chain {
     E* middle = workspace<E>(Slot::kTile, l.weights.left_elements(l.step * width));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, pixels);
     l.weights.place(pixels, offsets);
-    depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, 0, blocks, row, row_end, middle, Tile<A>::kBlock, offsets);
+    depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, 0, blocks, row, row_end, middle, l.weights.block_step(),
+                   offsets);
     l.weights.complete(middle, pixels, 0, l.weights.blocks());
     const E* next = s + 1 < count && s + 1 == l.group_end ? layers[s + 1].weights.panels : nullptr;
     l.weights.multiply(output_rows(progress.out[s], progress.n, s, row, row_end), middle, pixels, output_columns(s),
@@ -256,29 +276,41 @@ class Chain {
     rows.multiply(progress.n, row, row_end, out, l.weights.panels, l.weights.bias, output_columns(s));
   }
 
-  // A separable block whose rows are too few for the threads: they share out the channels of its two halves.
+  // A separable block whose rows are too few for the threads: they share out its output channels. Each makes the
+  // depthwise half for itself, while that takes it next to no time: reading another core's cache takes longer.
   void run_shared(int64_t n, int64_t s, const Map<T>& in, const Map<T>& out, const Threads& threads) const {
     const Layer<T, E>& l = layers[s];
-    const int64_t width = l.stage.out_w, height = l.stage.out_h, pixels = width * height;
-    const int64_t blocks = blocks_of<A>(l.stage.in_channels);
+    const int64_t height = l.stage.out_h, pixels = l.stage.out_w * height;
+    const int64_t taps = int64_t{l.stage.window.kernel_h} * l.stage.window.kernel_w;
+    const int64_t panels = l.weights.panel_count;
+    const auto multiply = [&](const E* middle, int64_t begin, int64_t end) {
+      if (s + 1 < count) clear_padding(out, s, l.blocks * begin / panels, l.blocks * end / panels, 0, height);
+      l.weights.multiply(output_rows(out, n, s, 0, height), middle, pixels, output_columns(s), begin, end);
+    };
+    if (16 * taps * threads.count <= l.stage.out_channels) {
+      return parallel(threads, panels, [&](int64_t begin, int64_t end) {
+        E* middle = workspace<E>(Slot::kTile, l.weights.left_elements(pixels));
+        make_middle(s, in, middle, 0, l.weights.blocks());
+        multiply(middle, begin, end);
+      });
+    }
     E* middle = workspace<E>(Slot::kTile, l.weights.left_elements(pixels));
+    parallel(threads, l.weights.blocks(),
+             [&](int64_t begin, int64_t end) { make_middle(s, in, middle, begin, end); });
+    parallel(threads, panels, [&](int64_t begin, int64_t end) { multiply(middle, begin, end); });
+  }
+
+  // The depthwise half of layer s: of each part of the channels that is completed together, blocks [begin, end).
+  void make_middle(int64_t s, const Map<T>& in, E* middle, int64_t begin, int64_t end) const {
+    const Layer<T, E>& l = layers[s];
+    const int64_t height = l.stage.out_h, pixels = l.stage.out_w * height, step = l.weights.block_step();
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, pixels);
     l.weights.place(pixels, offsets);
-    const int64_t independent = l.weights.blocks();
-    parallel(threads, independent, [&](int64_t begin, int64_t end) {
-      for (int64_t first = 0; first < blocks; first += independent) {
-        depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, first + begin, first + end, 0, height,
-                       middle + (first + begin) * Tile<A>::kBlock, Tile<A>::kBlock, offsets);
-      }
-      l.weights.complete(middle, pixels, begin, end);
-      if (s + 1 < count) {
-        clear_padding(out, s, l.blocks * begin / independent, l.blocks * end / independent, 0, height);
-      }
-    });
-    const Output<T> output = output_rows(out, n, s, 0, height);
-    parallel(threads, l.weights.panel_count, [&](int64_t begin, int64_t end) {
-      l.weights.multiply(output, middle, pixels, output_columns(s), begin, end);
-    });
+    for (int64_t first = 0; first < blocks_of<A>(l.stage.in_channels); first += l.weights.blocks()) {
+      depthwise_band(l.dw, l.runs, l.weights.dw, in, 0, first + begin, first + end, 0, height,
+                     middle + (first + begin) * step, step, offsets);
+    }
+    l.weights.complete(middle, pixels, begin, end);
   }
 
   static Threads one_thread() {
@@ -291,7 +323,7 @@ class Chain {
   const ChainParams& p;
   int64_t count;
   Layer<T, E>* layers;
-  int64_t shared_elements = 0;  // of the largest map between two groups
+  int64_t shared_elements = 0, largest_map = 0;  // of the maps between groups
 };
 
 inline void run_chain(const ChainParams& p, const Threads& threads) {

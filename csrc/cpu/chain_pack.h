@@ -68,10 +68,11 @@ struct PackedStage {
 
   // The left factor of a separable block's product: `rows` depthwise outputs, output m at offsets[m].
   int64_t left_elements(int64_t rows) const {
-    return strassen ? quad_elements<A>(rows, depth) : tile_elements<A>(rows, depth);
+    return strassen ? quad_elements<A>(rows, depth) : Middle<E>(depth).elements(rows);
   }
+  int64_t block_step() const { return strassen ? Tile<A>::kBlock : Middle<E>(depth).block_step(); }
   void place(int64_t rows, int64_t* offsets) const {
-    strassen ? place_in_quads<A>(rows, depth, offsets) : place_in_tiles<A>(rows, blocks_of<A>(depth), offsets);
+    strassen ? place_in_quads<A>(rows, depth, offsets) : Middle<E>(depth).place(rows, offsets);
   }
 
   // Blocks of channels that are independent: block b and block b + blocks() are completed together.
@@ -90,7 +91,7 @@ struct PackedStage {
     if constexpr (kPairOf<E> == 1) {
       if (strassen) return multiply_quads(out, left, rows, panels, depth, bias, cols, begin, end, after);
     }
-    multiply_tiles(out, left, rows, panels, depth, bias, cols, begin, end, after);
+    Middle<E>(depth).factor(left).multiply(out, rows, panels + begin * panel_size, bias, cols, begin, end, after);
   }
 };
 

@@ -33,12 +33,9 @@ struct DwWeights {
   int64_t channel_stride;
 };
 
-// An odd number of cache lines: the taps of a channel, multiples of 2 or 4 KB apart, would share few sets of a
-// first-level cache.
 template <class T>
 int64_t channel_stride_of(int64_t channels) {
-  constexpr int64_t kLine = kCacheLine / sizeof(Acc<T>);
-  return (divide_up(channels, kLine) | 1) * kLine;
+  return line_step<Acc<T>>(channels);
 }
 
 template <class T>

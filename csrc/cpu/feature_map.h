@@ -6,23 +6,25 @@
 namespace mbv1::cpu {
 namespace {
 
-// Rows of a feature map: [block of channels][row][column][lane]. Columns include the padding on the left and right,
-// which is zero, and so are the lanes behind the last channel. Row r lies at r % rows, so that a map may be a window
-// that moves down.
+// Rows of a feature map: [block of channels][row][column][lane], or [row][block][column][lane]. Columns include the
+// padding on the left and right, which is zero, and so are the lanes behind the last channel. Row r lies at r % rows,
+// so that a map may be a window that moves down.
 template <class T>
 struct Map {
   T* data;
   int64_t rows, columns;
-  bool far = false;  // larger than what a second-level cache keeps
+  int64_t row_blocks = 1;  // that lie together in a row: all or one
+  bool far = false;        // larger than what a second-level cache keeps
 
   static constexpr int kL = kLanes<Acc<T>>;
-  int64_t row_size() const { return columns * kL; }
-  int64_t block_size() const { return rows * row_size(); }
+  int64_t line_size() const { return columns * kL; }
+  int64_t row_size() const { return row_blocks * line_size(); }
+  int64_t block_size() const { return row_blocks > 1 ? line_size() : rows * line_size(); }
   T* at(int64_t block, int64_t row) const { return data + block * block_size() + row % rows * row_size(); }
 
   // Rows [begin, end) of a block into the second-level cache.
   void fetch(int64_t block, int64_t begin, int64_t end) const {
-    const int64_t bytes = row_size() * static_cast<int64_t>(sizeof(T));
+    const int64_t bytes = line_size() * static_cast<int64_t>(sizeof(T));
     for (int64_t row = begin; row < end; ++row) cpu::fetch(at(block, row), bytes);
   }
 };

@@ -5,149 +5,10 @@
 #pragma once
 
 #include "activation.h"
-#include "packing.h"
+#include "amx.h"
 
 namespace mbv1::cpu {
 namespace {
-
-// Memory to fetch into the second-level cache meanwhile, in equal parts: the next panel, which the processor's own
-// prefetchers would only ask for when its first rows are needed.
-struct Prefetch {
-  // Blocks of short vectors take so little time that a loop over lines would be a tenth of it. They fetch a line
-  // each, which is the whole panel from eight tiles on, or two, by a second instruction.
-  static constexpr bool kCounts = kVectorBytes == 64;
-  const char* from;
-  int64_t step;  // bytes of a part
-
-  Prefetch(const void* begin, int64_t bytes, int64_t parts, int64_t most_lines = 1)
-      : from(static_cast<const char*>(begin)), step(kCacheLine * divide_up(bytes, parts * kCacheLine)) {
-    if (!kCounts) step = smaller(step, most_lines * kCacheLine);
-  }
-
-  // Nothing but, again and again, a line that is there.
-  explicit Prefetch(const void* line) : from(static_cast<const char*>(line)), step(0) {}
-
-  template <int kMostLines>
-  MBV1_INLINE void part(const char* line) const {
-    static_assert(kMostLines == 1 || kMostLines == 2);
-    if constexpr (kCounts) {
-      for (int64_t i = 0; i < step; i += kCacheLine) __builtin_prefetch(line + i, 0, 2);
-    } else {
-      __builtin_prefetch(line, 0, 2);
-      if (kMostLines == 2) __builtin_prefetch(line + step - kCacheLine, 0, 2);
-    }
-  }
-};
-
-// a + r * step is row r of a tile, or behind its last row the first of the next one.
-template <class A>
-struct TileStep {
-  int64_t next;  // elements from a tile to the next
-
-  friend MBV1_INLINE int64_t operator*(int r, TileStep step) {
-    constexpr int kRows = Tile<A>::kRows;
-    return r < kRows ? r * kLanes<A> : step.next + (r - kRows) * kLanes<A>;
-  }
-};
-
-// How the left factor's rows are read, from one tile to the next. Operand is what A and B hold: the type of the sums,
-// or BFloat16 where the processor multiplies pairs of them, with B in pairs of k, [k / 2][column][2].
-template <class E, int kFetched = 1>
-struct BlockedRows {
-  using Operand = E;
-  static constexpr int kL = kLanes<Acc<E>>, kUnroll = smaller(kL, kVectorBytes == 64 ? 4 : 8);
-  const E* a;  // of the tile
-  int64_t depth;
-  int64_t tile = blocks_of<Acc<E>>(depth) * Tile<Acc<E>>::kBlock;  // elements to the next one
-  Prefetch prefetch = Prefetch(a);  // a part of it, of up to kFetched lines, for each block
-
-  MBV1_INLINE void advance(int64_t tiles) {
-    a += tiles * tile, prefetch.from += tiles * blocks_of<Acc<E>>(depth) * prefetch.step;
-  }
-
-  template <class Multiply>
-  MBV1_INLINE void for_each(const Multiply& multiply) const {
-    const E* block = a;
-    const char* line = prefetch.from;
-    const TileStep<Acc<E>> step{tile};
-    for (int64_t left = depth; left > 0; left -= kL, block += Tile<Acc<E>>::kBlock, line += prefetch.step) {
-      prefetch.template part<kFetched>(line);
-      // What kUnroll takes behind the last k is zero.
-      for (int64_t k = 0; k < (kUnroll == kL ? 1 : smaller<int64_t>(left, kL)); k += kUnroll) {
-#pragma GCC unroll 8
-        for (int u = 0; u < kUnroll; u += kPairOf<E>) multiply(block + k + u, step);
-      }
-    }
-  }
-};
-
-// Row r is a[r * step … + depth): pixels of NHWC, read where they lie.
-template <class E>
-struct StridedRows {
-  using Operand = E;
-  const E* a;
-  int64_t depth, step;
-
-  MBV1_INLINE void advance(int64_t tiles) { a += tiles * Tile<Acc<E>>::kRows * step; }
-
-  template <class Multiply>
-  MBV1_INLINE void for_each(const Multiply& multiply) const {
-    constexpr int kPair = kPairOf<E>, kUnroll = 4 * kPair;
-    int64_t k = 0;
-    for (; k + kUnroll <= depth; k += kUnroll) {
-#pragma GCC unroll 4
-      for (int u = 0; u < kUnroll; u += kPair) multiply(a + k + u, step);
-    }
-    for (; k < depth; k += kPair) multiply(a + k, step);
-  }
-};
-
-// Element (row, k) is a[offsets[k] + row * step]: the windows of a convolution, read where they lie. Step may be an
-// integral constant, with which the rows need no address of their own.
-template <class E, class Step>
-struct IndexedRows {
-  using Operand = E;
-  const E* a;
-  const int64_t* offsets;
-  int64_t depth;
-  Step step;
-
-  MBV1_INLINE void advance(int64_t tiles) { a += tiles * Tile<Acc<E>>::kRows * step; }
-
-  template <class Multiply>
-  MBV1_INLINE void for_each(const Multiply& multiply) const {
-    int64_t k = 0;
-    for (; k + 3 <= depth; k += 3) {  // which the compiler's own unrolling would have copy all sums first
-      multiply(a + offsets[k], step), multiply(a + offsets[k + 1], step), multiply(a + offsets[k + 2], step);
-    }
-    for (; k < depth; ++k) multiply(a + offsets[k], step);
-  }
-};
-
-// Tiles of weights as rows, and as columns pixels whose channels are `plane` apart.
-template <class E>
-struct WeightRows : BlockedRows<E> {
-  int64_t plane;
-};
-template <class Rows>
-constexpr bool kIsWeights = false;
-template <class E>
-constexpr bool kIsWeights<WeightRows<E>> = true;
-
-// Where rows of C go: vector v < vectors of row r < count to y[rows[r] + v * vector_step], clamped to [low, high].
-template <class T>
-struct Target {
-  T* y;
-  const int64_t* rows;
-  int64_t vector_step, count, vectors;
-  Acc<T> low, high;
-
-  Target part(int64_t first, int64_t length) const {
-    Target target = *this;
-    target.rows += first, target.count = length;
-    return target;
-  }
-};
 
 // Adds to `sums` kR rows of A times the first kVectors vectors of a panel of B. Returns the end of the panel.
 template <int kR, int kVectors, class Rows, class V>
@@ -299,6 +160,7 @@ void multiply_into(const Output<T>& out, Rows rows, int64_t count, const typenam
   constexpr int kRows = Tile<A>::kRows, kHalf = Tile<A>::kHalf, kCols = Tile<A>::kCols, kL = kLanes<A>;
   constexpr int kVectors = Tile<A>::kVectors;
   const auto multiply = [&](const Rows& left, const auto& target) {
+    if (by_amx(left, b, bias, target)) return;
     if (cols <= kL) return multiply_rows<kRows, 1>(left, b, bias, target);
     const int64_t rest = target.count % kRows;
     const bool one_more = Tile<A>::kMost > kRows && rest == 1 && target.count > kRows;
@@ -331,31 +193,32 @@ void multiply_into(const Output<T>& out, Rows rows, int64_t count, const typenam
 
 // ---- Products ----
 
-// Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A.
+// Panels [panel_begin, panel_end) of B, which has `cols` columns and rows in whole blocks, times `count` rows of A:
+// `packed` is the first of them.
 template <class T, class Rows>
 void multiply_panels(const Output<T>& out, const Rows& rows, int64_t count, const typename Rows::Operand* packed,
                      int64_t panel_size, const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end) {
   constexpr int kCols = Tile<Acc<T>>::kCols;
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel, packed += panel_size) {
     const int64_t j = panel * kCols;
-    multiply_into(out, rows, count, packed + panel * panel_size, bias + j, j, smaller<int64_t>(cols - j, kCols));
+    multiply_into(out, rows, count, packed, bias + j, j, smaller<int64_t>(cols - j, kCols));
   }
 }
 
-// The tiles of `count` rows at `a` times panels [panel_begin, panel_end) of B, which has `cols` columns. A panel
-// stays in the second-level cache while the rows pass by it. `after` is what will be multiplied next, or null.
-template <class T, class E>
-void multiply_tiles(const Output<T>& out, const E* a, int64_t count, const E* packed, int64_t depth,
-                    const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end,
-                    const E* after = nullptr) {
+// The same, fetching each panel while the one before it is multiplied: a panel stays in the second-level cache while
+// the rows, BlockedRows or for AMX StridedRows, pass by it. `after` is what will be multiplied next, or null.
+template <class T, class Rows>
+void multiply_passing(const Output<T>& out, Rows rows, int64_t count, const typename Rows::Operand* packed,
+                      const Acc<T>* bias, int64_t cols, int64_t panel_begin, int64_t panel_end,
+                      const typename Rows::Operand* after = nullptr) {
   using A = Acc<T>;
-  const int64_t panel_size = panel_elements<A>(depth), bytes = panel_size * static_cast<int64_t>(sizeof(E));
-  const int64_t parts = divide_up(count, Tile<A>::kRows) * blocks_of<A>(depth);
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    const E* next = panel + 1 < panel_end ? packed + (panel + 1) * panel_size : after;
-    const Prefetch prefetch = next != nullptr ? Prefetch(next, bytes, parts) : Prefetch(a);
-    multiply_panels(out, BlockedRows<E>{a, depth, tile_elements<A>(1, depth), prefetch}, count, packed, panel_size,
-                    bias, cols, panel, panel + 1);
+  using E = typename Rows::Operand;
+  const int64_t panel_size = panel_elements<A>(rows.depth), bytes = panel_size * static_cast<int64_t>(sizeof(E));
+  const int64_t parts = divide_up(count, Tile<A>::kRows) * rows.parts();
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel, packed += panel_size) {
+    const E* next = panel + 1 < panel_end ? packed + panel_size : after;
+    rows.prefetch = next != nullptr ? Prefetch(next, bytes, parts) : Prefetch(rows.a);
+    multiply_panels(out, rows, count, packed, panel_size, bias, cols, panel, panel + 1);
   }
 }
 

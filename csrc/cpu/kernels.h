@@ -51,14 +51,14 @@ const Kernels& kernels_portable();
 const Kernels& kernels_avx2();    // x86-64 only: AVX2, FMA, F16C
 const Kernels& kernels_avx512();  // x86-64 only: AVX-512 F, BW, DQ, VL
 
-// What this processor runs, or what MBV1_CPU_ISA (portable, avx2, avx512, avx512bf16) forces. Throws
+// What this processor runs, or what MBV1_CPU_ISA (portable, avx2, avx512, avx512bf16, amx) forces. Throws
 // std::runtime_error where the variable names a set that is unknown or that the processor lacks.
 const Kernels& kernels();
 const char* isa_name();
 
-// Whether the avx512 kernels multiply BFloat16 by AVX512-BF16 instructions: the processor has them, and
-// MBV1_CPU_ISA does not force avx512.
+// Whether the avx512 kernels multiply BFloat16 by AVX512-BF16 instructions, and where AMX can, by its.
 bool has_bf16_products();
+bool has_amx();
 
 // Scratch memory of the calling thread, 64-byte aligned, valid until the thread's next call with the same slot.
 // It is kept and reused, so that a steady state allocates nothing. Throws std::bad_alloc.

@@ -13,6 +13,14 @@ namespace {
 
 constexpr int64_t kCacheLine = 64;
 
+// Elements from a row of `count` to the next that make an odd number of cache lines: rows multiples of 2 or 4 KB
+// apart would share few sets of a first-level cache.
+template <class E>
+constexpr int64_t line_step(int64_t count) {
+  constexpr int64_t kLine = kCacheLine / sizeof(E);
+  return (divide_up(count, kLine) | 1) * kLine;
+}
+
 // Into the second-level cache, what will be read soon.
 inline void fetch(const void* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);

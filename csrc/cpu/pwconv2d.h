@@ -75,35 +75,41 @@ bool by_panels(const PwConv2dParams& p, const Threads& threads) {
          (threads.count == 1 || divide_up(p.out_channels, Tile<A>::kCols) >= 2 * threads.count);
 }
 
-// Pixels of a run as rows of the left factor: in tiles, or where a pixel lies `step` elements behind the last one.
+// Rows of the left factor: in tiles, or a row `step` elements behind the last one.
 template <class E>
 struct LeftFactor {
   const E* a;
   int64_t depth, step = 0;  // 0: tiles
+  bool whole = false;       // behind the last row lies memory, up to a whole tile
 
-  // `count` rows times a panel.
-  template <class T>
-  void multiply(const Output<T>& out, int64_t count, const E* panel, const Acc<T>* bias, int64_t j,
-                int64_t cols) const {
-    if constexpr (kReads<T>) {
-      if (step != 0) {
-        constexpr int64_t kRows = Tile<Acc<T>>::kRows, kHalf = Tile<Acc<T>>::kHalf;
-        const int64_t rest = count % kRows;
-        const StridedRows<E> rows{a, depth, step};
-        multiply_into(out, rows, count - rest, panel, bias, j, cols);
-        if (rest == 0) return;
-        const int64_t last = rest <= kHalf && cols > kLanes<Acc<T>> ? kHalf : kRows, row = count - last;
-        // The last tile overlaps the one before it.
-        return multiply_into(out.from_row(row), StridedRows<E>{a + row * step, depth, step}, last, panel, bias, j,
-                             cols);
-      }
-    }
-    multiply_into(out, BlockedRows<E>{a, depth}, count, panel, bias, j, cols);
-  }
-
-  // What the product can take as it is.
+  // What the product can take in rows.
   template <class T>
   static constexpr bool kReads = std::is_same_v<T, E> && sizeof(T) <= 4;
+
+  // `count` rows times the panels [panel_begin, panel_end), the first of which is `packed`. `after` is what will be
+  // multiplied next, or null.
+  template <class T>
+  void multiply(const Output<T>& out, int64_t count, const E* packed, const Acc<T>* bias, int64_t cols,
+                int64_t panel_begin, int64_t panel_end, const E* after = nullptr) const {
+    const auto multiply_rows = [&](auto rows, const Output<T>& to, int64_t rows_count) {
+      multiply_passing(to, rows, rows_count, packed, bias, cols, panel_begin, panel_end, after);
+    };
+    if constexpr (kReads<T>) {
+      constexpr int64_t kRows = Tile<Acc<T>>::kRows, kHalf = Tile<Acc<T>>::kHalf;
+      const StridedRows<E> rows{a, depth, step};
+      if (step != 0 && whole) return multiply_rows(rows, out, count);
+      if (step != 0) {
+        const int64_t rest = count % kRows, last_cols = cols - (panel_end - 1) * Tile<Acc<T>>::kCols;
+        multiply_rows(rows, out, count - rest);
+        if (rest == 0) return;
+        // Half a tile is multiplied only by more than a vector.
+        const int64_t last = rest <= kHalf && last_cols > kLanes<Acc<T>> ? kHalf : kRows, row = count - last;
+        // The last tile overlaps the one before it.
+        return multiply_rows(StridedRows<E>{a + row * step, depth, step}, out.from_row(row), last);
+      }
+    }
+    multiply_rows(BlockedRows<E>{a, depth}, out, count);
+  }
 };
 
 // Pixels [first, first + count) of all images where they lie in x, or tiles of them at `a`, yet to be packed.
@@ -113,8 +119,10 @@ LeftFactor<E> left_factor(const PwConv2dParams& p, int64_t first, int64_t count,
   if constexpr (LeftFactor<E>::template kReads<T>) {
     const bool even =
         s.c == 1 && s.w > 0 && (s.h == p.w * s.w || p.h == 1) && (s.n == p.h * p.w * s.w || p.batch == 1);
-    if (even && s.w * static_cast<int64_t>(sizeof(T)) <= kInPlaceBytes && p.in_channels % kPairOf<E> == 0 &&
-        count >= Tile<Acc<T>>::kRows) {
+    const bool taken = kPairOf<E> == 2 && has_amx() ? p.in_channels % kLanes<Acc<T>> == 0
+                                                    : s.w * static_cast<int64_t>(sizeof(T)) <= kInPlaceBytes &&
+                                                          p.in_channels % kPairOf<E> == 0;
+    if (even && taken && count >= Tile<Acc<T>>::kRows) {
       return {static_cast<const T*>(p.x) + first * s.w, p.in_channels, s.w};
     }
   }
@@ -131,10 +139,10 @@ void multiply_by_panels(const PwConv2dParams& p, const Threads& threads, const L
   const Output<T> out = output_pixels<T>(p, 0, pixels);
   parallel(threads, divide_up(p.out_channels, kCols), [&](int64_t begin, int64_t end) {
     E* panel = workspace<E>(Slot::kWeights, panel_elements<A>(p.in_channels));
-    for (int64_t j = begin * kCols; j < smaller(end * kCols, p.out_channels); j += kCols) {
+    for (int64_t i = begin; i < end; ++i) {
       pack_panel(static_cast<const T*>(p.weight), weight_offset(p), p.weight_stride_o, p.in_channels, p.out_channels,
-                 j, panel);
-      left.multiply(out, pixels, panel, bias + j, j, smaller<int64_t>(kCols, p.out_channels - j));
+                 i * kCols, panel);
+      left.multiply(out, pixels, panel, bias, p.out_channels, i, i + 1);
     }
   });
 }
@@ -255,7 +263,7 @@ void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
   if constexpr (std::is_same_v<T, float>) {
     if (makes_planes(p) && is_of_planes(p, p.x_stride)) return pwconv2d_planes<T>(p, threads);
   }
-  constexpr int kRows = Tile<A>::kRows, kCols = Tile<A>::kCols;
+  constexpr int kRows = Tile<A>::kRows;
   const A* bias = gather_bias<T>(Slot::kBias, p.bias, p.bias_stride, p.out_channels);
   const PixelRuns runs(p);
   const int64_t tile = tile_elements<A>(kRows, p.in_channels), tiles = divide_up(runs.pixels, kRows);
@@ -288,18 +296,10 @@ void pwconv2d(const PwConv2dParams& p, const Threads& threads) {
       const int64_t count = smaller(group * kRows, runs.pixels - in_run);
       const LeftFactor<E> left = left_factor<T>(p, first, count, a);
       const int64_t panel = item % blocks * panels_per_block;
-      if (left.step != 0) {
-        const Output<T> out = output_pixels<T>(p, first, count);
-        for (int64_t j = panel; j < smaller(panel + panels_per_block, panels); ++j) {
-          left.multiply(out, count, packed + j * panel_elements<A>(p.in_channels), bias + j * kCols, j * kCols,
-                        smaller<int64_t>(kCols, p.out_channels - j * kCols));
-        }
-        continue;
-      }
-      if (item / blocks != packed_group) pack_pixels<T>(p, first, count, a);
+      if (left.step == 0 && item / blocks != packed_group) pack_pixels<T>(p, first, count, a);
       packed_group = item / blocks;
-      multiply_tiles(output_pixels<T>(p, first, count), a, count, packed, p.in_channels, bias, p.out_channels, panel,
-                     smaller(panel + panels_per_block, panels));
+      left.multiply(output_pixels<T>(p, first, count), count, packed + panel * panel_elements<A>(p.in_channels), bias,
+                    p.out_channels, panel, smaller(panel + panels_per_block, panels));
     }
   });
 }

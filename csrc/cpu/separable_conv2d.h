@@ -8,14 +8,31 @@
 namespace mbv1::cpu {
 namespace {
 
-// Where depthwise output m of a band lies in the left factor, whose tiles have `blocks` blocks: offsets[0 … count).
-template <class A>
-void place_in_tiles(int64_t count, int64_t blocks, int64_t* offsets) {
-  constexpr int kRows = Tile<A>::kRows, kL = kLanes<A>;
-  for (int64_t first = 0, tile = 0; first < count; first += kRows, tile += blocks * Tile<A>::kBlock) {
-    for (int64_t r = 0; r < smaller<int64_t>(kRows, count - first); ++r) offsets[first + r] = tile + r * kL;
+// How the depthwise outputs of a band lie as the left factor of the product: in tiles, or for AMX in rows.
+template <class E>
+struct Middle {
+  using A = Acc<E>;
+  static constexpr int kL = kLanes<A>;
+  int64_t depth, step = 0;  // as LeftFactor's
+
+  explicit Middle(int64_t channels) : depth(round_up(channels, kL)) {
+    if (kPairOf<E> == 2 && has_amx()) step = line_step<E>(depth);
   }
-}
+
+  int64_t elements(int64_t rows) const {
+    return step == 0 ? tile_elements<A>(rows, depth) : round_up(rows, Tile<A>::kRows) * step;
+  }
+  // From a channel of a row, the first of a block, to the next block's.
+  int64_t block_step() const { return step == 0 ? Tile<A>::kBlock : kL; }
+  // Where output m lies: offsets[0 … count).
+  void place(int64_t count, int64_t* offsets) const {
+    constexpr int kRows = Tile<A>::kRows;
+    for (int64_t m = 0; m < count; ++m) {
+      offsets[m] = step == 0 ? m / kRows * tile_elements<A>(1, depth) + m % kRows * kL : m * step;
+    }
+  }
+  LeftFactor<E> factor(const E* a) const { return {a, depth, step, true}; }
+};
 
 // Rows of a band, at most: of `elements` each, `height` in all.
 template <class E>
@@ -78,14 +95,16 @@ void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
   const DwRuns<T, E, true> runs_in_place(p.dw.window);
   const bool reads_in_place = channels % kLanes<A> == 0 && in_place<T>(p.dw);
   const A* bias = gather_bias<T>(Slot::kBias, p.pw.bias, p.pw.bias_stride, p.pw.out_channels);
-  // Depthwise outputs of rows [first, last) of image n to the tiles of the left factor.
-  const auto depthwise = [&](const DwWeights<T>& dw_weights, int64_t n, int64_t first, int64_t last, E* tiles,
+  const Middle<E> middle(channels);
+  // Depthwise outputs of rows [first, last) of image n to the left factor.
+  const auto depthwise = [&](const DwWeights<T>& dw_weights, int64_t n, int64_t first, int64_t last, E* left,
                              const int64_t* offsets) {
-    const auto place = [&](int64_t oh) { return DwPlace<E>{tiles, offsets + (oh - first) * width}; };
+    const auto place = [&](int64_t oh) { return DwPlace<E>{left, offsets + (oh - first) * width}; };
     if (reads_in_place) {
-      return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, 0, channels, Tile<A>::kRows, place);
+      return depthwise_in_place(p.dw, runs_in_place, dw_weights, n, first, last, 0, channels,
+                                middle.block_step() / kLanes<A>, place);
     }
-    for (int64_t block = 0; block < blocks; ++block, tiles += Tile<A>::kBlock) {
+    for (int64_t block = 0; block < blocks; ++block, left += middle.block_step()) {
       if (p.dw.x_stride.c == 1) {
         depthwise_rows(p.dw, runs_in_place, dw_weights, n, first, last, block, block + 1, 0, place);
       } else {
@@ -94,28 +113,28 @@ void separable_conv2d(const SeparableConv2dParams& p, const Threads& threads) {
     }
   };
   if (p.pw.batch == 1 && by_panels<E>(p.pw, threads)) {
-    E* middle = workspace<E>(Slot::kTile, tile_elements<A>(height * width, channels));
+    E* left = workspace<E>(Slot::kTile, middle.elements(height * width));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, height * width);
-    place_in_tiles<A>(height * width, blocks, offsets);
+    middle.place(height * width, offsets);
     parallel(threads, height, [&](int64_t begin, int64_t end) {
-      depthwise(pack_depthwise<T>(p.dw), 0, begin, end, middle, offsets + begin * width);
+      depthwise(pack_depthwise<T>(p.dw), 0, begin, end, left, offsets + begin * width);
     });
-    return multiply_by_panels<T>(p.pw, threads, LeftFactor<E>{middle, channels}, bias);
+    return multiply_by_panels<T>(p.pw, threads, middle.factor(left), bias);
   }
   const E* packed = pack_weights<E>(threads, static_cast<const T*>(p.pw.weight), weight_offset(p.pw),
                                     p.pw.weight_stride_o, channels, p.pw.out_channels);
   const int64_t fitting = rows_fitting<E>(height, channels * width);
   parallel(threads, p.pw.batch * height, [&](int64_t begin, int64_t end) {
     const DwWeights<T> dw_weights = pack_depthwise<T>(p.dw);
-    E* middle = workspace<E>(Slot::kTile, tile_elements<A>(fitting * width, channels));
+    E* left = workspace<E>(Slot::kTile, middle.elements(fitting * width));
     int64_t* offsets = workspace<int64_t>(Slot::kTileOffsets, fitting * width);
-    place_in_tiles<A>(fitting * width, blocks, offsets);
+    middle.place(fitting * width, offsets);
     for (int64_t row = begin, count; row < end; row += count) {
       const int64_t n = row / height, first = row % height;
       count = next_band(smaller(end - row, height - first), fitting);
-      depthwise(dw_weights, n, first, first + count, middle, offsets);
-      multiply_tiles(output_pixels<T>(p.pw, row * width, count * width), middle, count * width, packed, channels,
-                     bias, p.pw.out_channels, 0, divide_up(p.pw.out_channels, Tile<A>::kCols));
+      depthwise(dw_weights, n, first, first + count, left, offsets);
+      middle.factor(left).multiply(output_pixels<T>(p.pw, row * width, count * width), count * width, packed, bias,
+                                   p.pw.out_channels, 0, divide_up(p.pw.out_channels, Tile<A>::kCols));
     }
   });
 }

@@ -65,6 +65,14 @@ class StemRows {
     // A tile may reach beyond the last output of the last row, and the pair of a run of one before the first.
     const int64_t slack = kRows * pixel_step, copied = in_place ? 1 : rows;
     data = workspace<E>(Slot::kInput, 1 + ((copied - 1) * w.stride_h + w.kernel_h) * row_size + slack) + 1;
+#if MBV1_VECTOR_BYTES == 64
+    if (kPairs && has_amx()) {
+      depth = round_up(stem_depth<E>(w, p.in_channels), kLanes<A>), windows_step = line_step<E>(depth);
+      const int64_t elements = round_up(p.out_w, kRows) * windows_step;
+      windows = workspace<E>(Slot::kTile, elements);
+      __builtin_memset(windows, 0, elements * sizeof(E));
+    }
+#endif
     if constexpr (!kPairs) {
       depth = stem_depth<E>(w, p.in_channels);
       offsets = workspace<int64_t>(Slot::kTileOffsets, 2 * depth), offsets_in_x = offsets + depth;
@@ -102,11 +110,21 @@ class StemRows {
           }
         };
         const int64_t step = in_x ? w.stride_w * p.x_stride.w : pixel_step;
+        if (windows != nullptr) return copy_windows(first, last, a, in_x ? p.x_stride.h : row_size, step);
         // Windows of three channels at stride 2 are the usual ones.
         step == 6 ? multiply_steps(std::integral_constant<int64_t, 6>{}) : multiply_steps(step);
       };
+      const auto multiply_copied = [&] {
+        if constexpr (kPairs) {
+          if (windows == nullptr) return;
+          const StridedRows<E> rows{windows, depth, windows_step};
+          multiply_panels(out.from_row((oh - begin) * p.out_w), rows, p.out_w, packed, panel_size, bias, cols, 0,
+                          panels);
+        }
+      };
       if (!in_place) {
         multiply_windows(0, p.out_w, data + (oh - begin) * w.stride_h * row_size, false);
+        multiply_copied();
         continue;
       }
       const auto multiply_copies = [&](int64_t first, int64_t last) {
@@ -126,6 +144,7 @@ class StemRows {
         }
       }
       multiply_copies(inside.end, p.out_w);
+      multiply_copied();
     }
   }
 
@@ -139,6 +158,21 @@ class StemRows {
       const T* from = static_cast<const T*>(p.x) + n * p.x_stride.n + h * p.x_stride.h;
       for (int64_t c = 0; c < (p.x_stride.c == 1 ? 1 : p.in_channels); ++c) fetch(from + c * p.x_stride.c, bytes);
     }
+  }
+
+  // The windows of output columns [first, last), which begin at a, to rows that AMX reads.
+  void copy_windows(int64_t first, int64_t last, const E* a, int64_t row_step, int64_t step) const {
+#if MBV1_VECTOR_BYTES == 64
+    if constexpr (kPairs) {
+      const int64_t run = w.kernel_w * p.in_channels, padded = round_up(run, 2);
+      const AmxPairs pairs(run);
+      for (int64_t ow = first; ow < last; ++ow, a += step) {
+        for (int64_t i = 0; i < w.kernel_h; ++i) {
+          pairs.copy(a + i * row_step, windows + ow * windows_step + i * padded);
+        }
+      }
+    }
+#endif
   }
 
   // Output columns [begin, end).
@@ -195,6 +229,8 @@ class StemRows {
   bool in_place = false;
   E* data;
   int64_t depth, row_size, pixel_step;
+  E* windows = nullptr;  // of an output row, copied for AMX: window r at windows[r * windows_step]
+  int64_t windows_step;
   int64_t *offsets, *offsets_in_x;  // of inner index k from an output's first input
   Run inner;
 };

@@ -1,4 +1,7 @@
 import math
+import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -183,12 +186,26 @@ class FakeTime:
         self.now += seconds
 
 
-@pytest.mark.parametrize("spins_until, waits", [(0.0, 0.001), (0.02, 0.021), (60.0, 0.2)])
+@pytest.mark.parametrize("spins_until, waits", [(0.0, 0.02), (0.05, 0.08), (60.0, 0.22)])
 def test_samples_wait_until_no_thread_spins_but_not_for_ever(monkeypatch, spins_until, waits):
+    """By processor time, where the system doesn't tell threads' states."""
     fake = FakeTime(spins_until)
     monkeypatch.setattr(timing, "time", fake)
+    monkeypatch.setattr(timing.sys, "platform", "darwin")
     timing.wait_for_spinning_threads()
     assert fake.now == pytest.approx(waits, abs=0.0015)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, which tells threads' states")
+def test_samples_wait_for_a_thread_that_runs(monkeypatch):
+    monkeypatch.setattr(timing, "_LONGEST_SPIN_SECONDS", 60.0)
+    ones, sums = torch.ones(2**25), torch.zeros(2**25)
+    thread = threading.Thread(target=lambda: torch.cumsum(ones, 0, out=sums))  # without Python's lock, for a while
+    thread.start()
+    timing.wait_for_spinning_threads()
+    assert sums[-1] > 0
+    thread.join()
+    assert timing._state(Path(f"/proc/self/task/{thread.native_id}")) is None
 
 
 def test_a_sample_follows_an_untimed_call():
