@@ -27,8 +27,9 @@ struct Middle {
   // Where output m lies: offsets[0 … count).
   void place(int64_t count, int64_t* offsets) const {
     constexpr int kRows = Tile<A>::kRows;
-    for (int64_t m = 0; m < count; ++m) {
-      offsets[m] = step == 0 ? m / kRows * tile_elements<A>(1, depth) + m % kRows * kL : m * step;
+    const int64_t row = step == 0 ? kL : step;
+    for (int64_t first = 0, tile = 0; first < count; first += kRows, tile += elements(kRows)) {
+      for (int64_t r = 0; r < smaller<int64_t>(kRows, count - first); ++r) offsets[first + r] = tile + r * row;
     }
   }
   LeftFactor<E> factor(const E* a) const { return {a, depth, step, true}; }

@@ -230,7 +230,7 @@ class StemRows {
   E* data;
   int64_t depth, row_size, pixel_step;
   E* windows = nullptr;  // of an output row, copied for AMX: window r at windows[r * windows_step]
-  int64_t windows_step;
+  int64_t windows_step = 0;
   int64_t *offsets, *offsets_in_x;  // of inner index k from an output's first input
   Run inner;
 };
