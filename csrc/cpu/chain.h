@@ -88,7 +88,7 @@ class Chain {
     l.dw.window = l.stem.window = g.window;
     l.dw.activation = g.dw_activation, l.stem.activation = g.activation;
     l.blocks = blocks_of<A>(g.out_channels);
-    l.left = l.columns = l.rows = 0;
+    l.left = l.columns = l.rows = l.place = 0;
     if (s + 1 == count) return;
     const ChainStage& next = p.stages[s + 1];
     l.left = next.window.pad_left;
