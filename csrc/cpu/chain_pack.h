@@ -45,6 +45,7 @@ template <class T, class E>
 struct PackedStage {
   using A = Acc<T>;
   int64_t depth;
+  Middle<E> middle;
   DwWeights<T> dw;
   E* panels;
   A* bias;
@@ -52,13 +53,13 @@ struct PackedStage {
   int64_t panel_count, panel_size;  // or pairs of panels, of all products
   int64_t bytes;
 
-  explicit PackedStage(const ChainStage& s) {
+  explicit PackedStage(const ChainStage& s) : depth(depth_of<E>(s)), middle(depth) {
     Parts parts{static_cast<char*>(const_cast<void*>(s.packed))};
     dw.channel_stride = channel_stride_of<T>(s.in_channels);
     dw.taps =
         s.separable ? parts.take<A>(int64_t{s.window.kernel_h} * s.window.kernel_w * dw.channel_stride) : nullptr;
     dw.bias = s.separable ? parts.take<A>(padded_bias<T>(s.in_channels)) : nullptr;
-    depth = depth_of<E>(s), strassen = by_strassen<E>(s);
+    strassen = by_strassen<E>(s);
     panel_count = divide_up(s.out_channels, Tile<A>::kCols), panel_size = panel_elements<A>(depth);
     if (strassen) panel_count /= 2, panel_size = pair_elements<A>(depth);
     panels = parts.take<E>(panel_count * panel_size);
@@ -68,11 +69,11 @@ struct PackedStage {
 
   // The left factor of a separable block's product: `rows` depthwise outputs, output m at offsets[m].
   int64_t left_elements(int64_t rows) const {
-    return strassen ? quad_elements<A>(rows, depth) : Middle<E>(depth).elements(rows);
+    return strassen ? quad_elements<A>(rows, depth) : middle.elements(rows);
   }
-  int64_t block_step() const { return strassen ? Tile<A>::kBlock : Middle<E>(depth).block_step(); }
+  int64_t block_step() const { return strassen ? Tile<A>::kBlock : middle.block_step(); }
   void place(int64_t rows, int64_t* offsets) const {
-    strassen ? place_in_quads<A>(rows, depth, offsets) : Middle<E>(depth).place(rows, offsets);
+    strassen ? place_in_quads<A>(rows, depth, offsets) : middle.place(rows, offsets);
   }
 
   // Blocks of channels that are independent: block b and block b + blocks() are completed together.
@@ -91,7 +92,7 @@ struct PackedStage {
     if constexpr (kPairOf<E> == 1) {
       if (strassen) return multiply_quads(out, left, rows, panels, depth, bias, cols, begin, end, after);
     }
-    Middle<E>(depth).factor(left).multiply(out, rows, panels + begin * panel_size, bias, cols, begin, end, after);
+    middle.factor(left).multiply(out, rows, panels + begin * panel_size, bias, cols, begin, end, after);
   }
 };
 

@@ -56,7 +56,7 @@ const Kernels& kernels_avx512();  // x86-64 only: AVX-512 F, BW, DQ, VL
 const Kernels& kernels();
 const char* isa_name();
 
-// Whether the avx512 kernels multiply BFloat16 by AVX512-BF16 instructions, and where AMX can, by its.
+// Whether the avx512 kernels multiply BFloat16 by AVX512-BF16 instructions, and what AMX takes by its.
 bool has_bf16_products();
 bool has_amx();
 
